@@ -1,0 +1,263 @@
+"""Trains a small Transformer to translate, scores it with BLEU and writes a translator as a SavedModel.
+
+Without arguments it needs no data and no network: it learns to read numbers out, English to German
+("twenty-one" -> "einundzwanzig"), from 0 to 99,999. With --source and --target it learns from your files.
+
+    python examples/translation.py
+    python examples/translation.py --source train.en.gz --target train.de.gz \\
+        --valid-source val.en.gz --valid-target val.de.gz --preset tiny --vocabulary-size 9700 --epochs 20
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import num2words
+import numpy as np
+import sacrebleu
+import tensorflow as tf
+
+from keras_transformer import generation, models, tasks, text, training, visualization
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data (default: numbers from 0 to 99,999, in words)")
+    data.add_argument("--source", help="training sentences, one a line, plain or .gz")
+    data.add_argument("--target", help="their translations, line by line")
+    data.add_argument("--tsv", help="instead of both: one file with source, tab, target on each line")
+    data.add_argument("--valid-source", help="validation sentences")
+    data.add_argument("--valid-target", help="their translations")
+    data.add_argument("--test-source", help="sentences translated and scored at the end (default: the validation set)")
+    data.add_argument("--test-target", help="their translations")
+    data.add_argument("--vocabulary", help="a SentencePiece model; learned from the training files if it is missing")
+    data.add_argument("--vocabulary-size", type=int, help="pieces of a joint BPE (default: 512 for numbers, else 8000)")
+    data.add_argument("--max-length", type=int, default=100, help="longer pairs are dropped, in pieces (default: 100)")
+    data.add_argument("--tokenized", action="store_true", help="files are tokenized: BLEU must not tokenize again")
+    model = parser.add_argument_group("model and training")
+    model.add_argument("--preset", default="tiny", help="size of the model: tiny, base or big (default: tiny)")
+    model.add_argument("--layers", type=int, help="number of layers, if not the preset's (numbers: 2)")
+    model.add_argument("--dropout", type=float, help="rate, if not the preset's (numbers: 0.0)")
+    model.add_argument("--epochs", type=int, help="epochs to train for (default: 2 for numbers, else 20)")
+    model.add_argument("--updates", type=int, help="stop after so many updates, whatever the epoch")
+    model.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch on a side, padding included")
+    model.add_argument("--buckets", type=int, help="number of batch shapes (default: 2 for numbers, else 6)")
+    model.add_argument("--learning-rate", type=float, default=5e-3, help="its peak (default: 5e-3)")
+    model.add_argument("--warmup", type=int, default=500, help="updates until the peak (default: 500)")
+    model.add_argument("--label-smoothing", type=float, default=0.1)
+    model.add_argument("--average", type=int, default=1, help="average the weights of the last epochs (default: 1)")
+    model.add_argument("--mixed-precision", choices=("float16", "bfloat16"), help="compute in half precision")
+    model.add_argument("--seed", type=int, default=1)
+    search = parser.add_argument_group("search")
+    search.add_argument("--num-beams", type=int, default=4, help="width of beam search (default: 4)")
+    search.add_argument("--length-penalty", type=float, default=0.6, help="alpha of GNMT's penalty (default: 0.6)")
+    search.add_argument("--average-length", action="store_true", help="divide by length^alpha instead")
+    run = parser.add_argument_group("run")
+    run.add_argument("--output", default="runs/translation", help="directory for all that is written")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    run.add_argument("--quick", action="store_true", help="a run of under a minute, to see that everything works")
+    return parser.parse_args()
+
+
+def numbers(seed):
+    """Pairs of numbers in words, English and German: 99,000 to train on and 1,000 held out."""
+    chosen = list(range(100_000))
+    random.Random(seed).shuffle(chosen)
+    pairs = [(num2words.num2words(n, lang="en"), num2words.num2words(n, lang="de")) for n in chosen]
+    return pairs[1000:], pairs[:1000]
+
+
+def datasets(args):
+    """The training and the validation pairs, and the strings to translate and score, as `(pairs, pairs, pairs)`."""
+    if args.tsv:
+        text.check_tsv(args.tsv)
+        train = text.read_tsv(args.tsv)
+    elif args.source and args.target:
+        text.check_parallel(args.source, args.target)
+        train = text.read_parallel(args.source, args.target)
+    elif args.source or args.target:
+        raise ValueError("--source and --target go together. Give both, or neither for the default task.")
+    else:
+        print("Task: numbers from 0 to 99,999 in words, English to German; 1,000 are held out.")
+        train, held_out = numbers(args.seed)
+        if args.quick:
+            train, held_out = train[:20_000], held_out[:200]
+        train, held_out = (tf.data.Dataset.from_tensor_slices(tuple(map(list, zip(*p)))) for p in (train, held_out))
+        return train, held_out, held_out
+    if not (args.valid_source and args.valid_target):
+        raise ValueError(
+            "--valid-source and --valid-target are needed with your own files, to measure what is learned."
+        )
+    text.check_parallel(args.valid_source, args.valid_target)
+    valid = text.read_parallel(args.valid_source, args.valid_target)
+    test = valid
+    if args.test_source and args.test_target:
+        text.check_parallel(args.test_source, args.test_target)
+        test = text.read_parallel(args.test_source, args.test_target)
+    if args.quick:
+        train, valid, test = train.take(2000), valid.take(200), test.take(200)
+    return train, valid, test
+
+
+def main():
+    args = parse_arguments()
+    by_default = not (args.source or args.target or args.tsv)
+    models.preset_config(args.preset)  # an unknown name is refused before any work
+    args.epochs = args.epochs or (1 if args.quick else 2 if by_default else 20)
+    args.buckets = args.buckets or (1 if args.quick else 2 if by_default else 6)
+    args.vocabulary_size = args.vocabulary_size or (512 if by_default else 8000)
+    output = Path(args.output)
+    saved_model, checkpoint_directory = output / "saved_model", output / "checkpoints"
+    if not args.resume and checkpoint_directory.exists() and any(checkpoint_directory.iterdir()):
+        raise ValueError(f"{output} holds a run. Add --resume to go on with it, or give another --output.")
+    output.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(args.seed)
+    if args.mixed_precision:
+        keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}")
+
+    # TEXT -> TOKENS
+    train, valid, test = datasets(args)
+    vocabulary = Path(args.vocabulary or output / "vocabulary.model")
+    if vocabulary.exists():
+        tokenizer = text.SentencePieceTokenizer(vocabulary)
+    else:
+        print(f"Learning {args.vocabulary_size} pieces ...")
+        tokenizer = text.learn_vocabulary(train.take(20_000) if by_default else train, vocabulary, args.vocabulary_size)
+    dropped = text.count_dropped(train, tokenizer, tokenizer, args.max_length)
+    print(dropped)
+
+    def examples(pairs):
+        return text.to_examples(pairs, tokenizer, tokenizer, args.max_length).map(
+            lambda source, target: text.shift(source, target, tokenizer.start_token_id, tokenizer.end_token_id)
+        )
+
+    lengths = text.choose_lengths(examples(train), args.buckets)
+    print("Batches of (sentences, pieces):", *text.shapes(args.batch_tokens, lengths))
+
+    def training_batches(epoch):
+        return text.batch_by_tokens(
+            examples(train), args.batch_tokens, lengths, seed=args.seed, shuffle_buffer=50_000, initial_epoch=epoch
+        )
+
+    validation = text.batch_by_tokens(
+        examples(valid).filter(lambda inputs, labels, weights: tf.size(labels) <= lengths[-1]),
+        args.batch_tokens,
+        lengths,
+        shuffle_buffer=0,
+    )
+
+    # TOKENS -> LOSS
+    changes = {"num_layers": args.layers or (2 if by_default else None), "dropout": args.dropout}
+    if by_default and args.dropout is None:
+        changes["dropout"] = 0.0
+    model = models.Transformer.from_preset(
+        args.preset,
+        vocabulary_size=tokenizer.vocabulary_size,
+        attention_dropout=0.0,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    optimizer = keras.optimizers.Adam(
+        training.InverseSquareRoot(args.learning_rate, args.warmup, initial_learning_rate=1e-7),
+        beta_1=0.9,
+        beta_2=0.98,
+        epsilon=1e-8,
+        global_clipnorm=25.0,
+    )
+    model.compile(
+        optimizer=optimizer,
+        loss=training.SmoothedCrossEntropy(args.label_smoothing),
+        weighted_metrics=[training.CrossEntropy(), training.TokenAccuracy()],
+        jit_compile=True,
+    )
+    print(f"{model.count_params():,} parameters, compiled with XLA; the first batch of each shape takes longer.")
+
+    checkpoints = training.Checkpoints(checkpoint_directory, keep=max(args.average, 2))
+    place = checkpoints.restore(model) if args.resume else training.Place(0, 0)
+    if args.resume:
+        print(f"Going on after {place.epoch} epochs and {place.step} updates.")
+    callbacks = [
+        checkpoints,
+        keras.callbacks.CSVLogger(output / "history.csv", append=args.resume),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    if args.updates:
+        callbacks.append(
+            keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: stop_at(model, args.updates))
+        )
+
+    started = time.time()
+    try:
+        epoch = place.epoch
+        if place.step:  # the rest of the epoch that was interrupted, in the order it had
+            rest = training_batches(epoch).skip(place.step)
+            model.fit(rest, validation_data=validation, initial_epoch=epoch, epochs=epoch + 1, callbacks=callbacks)
+            epoch += 1
+        if epoch < args.epochs and not model.stop_training:
+            model.fit(
+                training_batches(epoch),
+                validation_data=validation,
+                initial_epoch=epoch,
+                epochs=args.epochs,
+                callbacks=callbacks,
+            )
+    except KeyboardInterrupt:
+        place = checkpoints.save_place()
+        print(f"\nStopped after {place.epoch} epochs and {place.step} updates. Nothing is lost; to go on, run:")
+        print(" ", " ".join(["python", *sys.argv, *([] if args.resume else ["--resume"])]))
+        return 130
+    print(f"Trained in {time.time() - started:.0f} s.")
+    if args.average > 1:
+        print(f"Averaged the last {checkpoints.average(model, args.average)} epochs.")
+
+    # STRINGS -> STRINGS
+    penalty = generation.AverageLength(args.length_penalty) if args.average_length else args.length_penalty
+    translator = tasks.Translator(model, tokenizer, num_beams=args.num_beams, length_penalty=penalty)
+    sources, references = ([s.decode() for s in side] for side in zip(*test.as_numpy_iterator()))
+    bar = keras.utils.Progbar(len(sources), unit_name="sentence")
+    translations, _ = translator.translate_with_scores(sources, progress=bar.update)
+    for source, translation, reference in list(zip(sources, translations, references, strict=True))[:5]:
+        print(f"\n  source       {source}\n  translation  {translation}\n  reference    {reference}")
+    bleu = sacrebleu.BLEU(tokenize="none" if args.tokenized else "13a")
+    exact = np.mean([t == r for t, r in zip(translations, references, strict=True)])
+    print(f"\n{bleu.corpus_score(translations, [references])}  [{bleu.get_signature()}]")
+    print(f"Exact matches: {exact:.1%} of {len(references)} held-out sentences")
+
+    with training.complete_or_absent(output / "translation.keras") as temporary:
+        model.save(temporary)
+    translator.export(saved_model, overwrite=True)
+    visualization.plot_learning_curve(output / "history.csv", output / "learning_curve.png")
+    draw_attention(model, tokenizer, sources[0], translations[0], output / "attention.png")
+    print("Wrote:", *(f"  {path}" for path in sorted(output.iterdir())), sep="\n")
+    return 0
+
+
+def stop_at(model, updates):
+    model.stop_training = model.stop_training or int(model.optimizer.iterations) >= updates
+
+
+def draw_attention(model, tokenizer, source, translation, path):
+    """Which piece of the translation looks at which piece of the source, in the last layer."""
+    source_ids, target_ids = (ids.numpy() for ids in tokenizer([source, translation]))
+    source_ids = np.append(source_ids, tokenizer.end_token_id)
+    target_ids = np.insert(target_ids, 0, tokenizer.start_token_id)
+    scores = model.attention_scores({"encoder_token_ids": source_ids[None], "decoder_token_ids": target_ids[None]})
+    visualization.plot_attention(
+        scores["cross"][-1][0],
+        queries=tokenizer.pieces(target_ids),
+        keys=tokenizer.pieces(source_ids),
+        path=path,
+        title=f"{source} -> {translation}",
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -1,0 +1,47 @@
+"""What greedy and beam search check in their arguments alike."""
+
+from numbers import Integral
+from typing import Any
+
+from keras import ops
+
+from keras_transformer.generation.protocol import Tensor
+
+
+def check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or value < 1:  # type: ignore[operator]
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
+
+
+def check_start_ids(start_ids: Any) -> Tensor:
+    """`start_ids` as an int32 tensor (B,)."""
+    start_ids = ops.cast(ops.convert_to_tensor(start_ids), "int32")
+    if len(start_ids.shape) != 1:
+        raise ValueError(
+            "`start_ids` must be of shape (batch,): the one token that each sentence starts from; "
+            "what precedes it belongs in the decoder's state. "
+            f"Received shape: {tuple(start_ids.shape)}."
+        )
+    return start_ids
+
+
+def sentence_limits(limits: Any, max_length: Any, start_ids: Tensor) -> Tensor:
+    """The most tokens of each sentence, (B,) int32; never above `max_length`.
+
+    `max_length` may be a scalar tensor, whose value a graph knows too late for an error: nothing
+    is then generated below 1.
+    """
+    if not ops.is_tensor(max_length):
+        check_count("max_length", max_length)
+    if limits is None:
+        limits = ops.full(ops.shape(start_ids), max_length, dtype="int32")
+    limits = ops.cast(ops.convert_to_tensor(limits), "int32")
+    batch, received = start_ids.shape[0], tuple(limits.shape)
+    unknown = None in (batch, *received)  # inside a graph
+    if len(received) != 1 or (batch != received[0] and not unknown):
+        raise ValueError(
+            "`limits` must be of shape (batch,): one maximum for each of the "
+            f"{'' if batch is None else f'{batch} '}sentences in `start_ids`. "
+            f"Received shape: {received}."
+        )
+    return ops.minimum(limits, ops.cast(max_length, "int32"))

@@ -1,0 +1,35 @@
+"""The step from logits to log-probabilities of the best tokens."""
+
+from keras import ops
+
+from keras_transformer.generation.protocol import Tensor
+
+
+def best_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` most probable tokens of each row, or all V if those are fewer.
+
+    NaN counts as -inf: such a token is never chosen, and sorting, which NaN can upset, never sees
+    one beside a number. A row of nothing but -inf, or with +inf in it, offers nothing to choose:
+    all its log p are -inf.
+
+    Args:
+        logits: (N, V) of any float dtype.
+
+    Returns:
+        log_p: (N, C) float32, descending, at most 0, where C = min(count, V).
+        ids: (N, C) int32.
+    """
+    if len(logits.shape) != 2 or logits.shape[-1] is None:
+        raise ValueError(
+            "`decoder.step` must return logits of shape (rows, vocabulary) with a vocabulary of "
+            f"known size. Received shape: {tuple(logits.shape)}."
+        )
+    logits = ops.cast(logits, "float32")
+    log_p = ops.log_softmax(ops.where(ops.isnan(logits), -float("inf"), logits))
+    if count == 1:  # two reductions cost less than a sort
+        ids = ops.argmax(log_p, axis=-1, keepdims=True)
+        log_p = ops.max(log_p, axis=-1, keepdims=True)
+    else:
+        # Take no slice of what comes back: XLA then no longer sees a top_k, and sorts all of V.
+        log_p, ids = ops.top_k(log_p, min(count, logits.shape[-1]))
+    return ops.where(ops.isnan(log_p), -float("inf"), log_p), ops.cast(ids, "int32")

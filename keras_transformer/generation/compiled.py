@@ -1,0 +1,20 @@
+"""The one place outside `text`, `tasks` and `training.tensorflow` that names a backend."""
+
+import keras
+
+
+def compiled(function):
+    """`function` of tensors as a graph where the backend needs one for its loops to be fast.
+
+    TensorFlow: a `tf.function` that is traced once for each number of axes, not for each shape. JAX compiles
+    the loop of a search by itself, and PyTorch runs it as it is.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, reduce_retracing=True)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    return function

@@ -1,0 +1,6 @@
+"""STATES -> LOGITS: whole models made of the layers."""
+
+from keras_transformer.models.presets import PRESETS, preset_config
+from keras_transformer.models.transformer import Transformer
+
+__all__ = ["PRESETS", "Transformer", "preset_config"]

@@ -1,0 +1,352 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017, figure 1)."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_transformer import generation
+from keras_transformer.layers import DecoderBlock, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
+from keras_transformer.models.decoding import CachedDecoder
+from keras_transformer.models.presets import preset_config
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class Transformer(keras.Model):
+    """Embeddings, `num_layers` encoder and decoder blocks, and the softmax's logits (Vaswani et al. 2017).
+
+    One table of embeddings serves source, target and output (section 3.4), scaled by `sqrt(D)` on the way in.
+
+    Differs from the paper: attention's projections have biases, as in the authors' code they have not; the
+    attention weights are dropped out too unless `attention_dropout=0.0`.
+
+    Args:
+        vocabulary_size: `V`; of source and target together, or of the source if `target_vocabulary_size` is given.
+        num_layers: `N`, of the encoder and of the decoder.
+        num_heads: `H`.
+        hidden_dim: `D`, a multiple of `num_heads`.
+        intermediate_dim: `F`.
+        dropout: rate on the embeddings and after each sublayer.
+        target_vocabulary_size: None shares one table; a number gives the target its own, tied to the output.
+        pad_token_id: ids that the encoder leaves out where no `encoder_padding_mask` is given; None: no mask.
+            `generate` fills with it after the end token.
+        unk_token_id, start_token_id, end_token_id: the other special ids.
+        attention_dropout: rate on attention weights; None means `dropout`.
+        activation: of the feed-forward networks.
+        normalize_first: False is the paper's post-norm. True is pre-norm, with a layer normalisation after each
+            of the two stacks.
+        layer_norm_epsilon: added to the variance in layer normalisation.
+
+    Call arguments:
+        inputs: `{"encoder_token_ids": (B, S), "decoder_token_ids": (B, T)}`, integers, and optionally
+            `"encoder_padding_mask"` `(B, S)` and `"decoder_padding_mask"` `(B, T)`, True = real.
+
+    Returns:
+        Logits `(B, T, V)`: at position `t` those of the token after `decoder_token_ids[:, t]`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.models import Transformer
+    >>> model = Transformer(100, num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=32)
+    >>> logits = model({"encoder_token_ids": np.ones((2, 7)), "decoder_token_ids": np.ones((2, 5))})
+    >>> tuple(logits.shape)
+    (2, 5, 100)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        num_layers=6,
+        num_heads=8,
+        hidden_dim=512,
+        intermediate_dim=2048,
+        dropout=0.1,
+        target_vocabulary_size=None,
+        pad_token_id=0,
+        unk_token_id=1,
+        start_token_id=2,
+        end_token_id=3,
+        attention_dropout=None,
+        activation="relu",
+        normalize_first=False,
+        layer_norm_epsilon=1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        _check_positive_integers(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+        )
+        if hidden_dim % num_heads:
+            raise ValueError(
+                "`hidden_dim` must be a multiple of `num_heads`. "
+                f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}"
+            )
+        self.vocabulary_size = vocabulary_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.target_vocabulary_size = target_vocabulary_size
+        self.pad_token_id = pad_token_id
+        self.unk_token_id = unk_token_id
+        self.start_token_id = start_token_id
+        self.end_token_id = end_token_id
+        self.attention_dropout = attention_dropout
+        self.activation = keras.activations.get(activation)
+        self.normalize_first = normalize_first
+        self.layer_norm_epsilon = layer_norm_epsilon
+
+        def block(kind, name):
+            return kind(
+                intermediate_dim,
+                num_heads,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation=self.activation,
+                normalize_first=normalize_first,
+                layer_norm_epsilon=layer_norm_epsilon,
+                kernel_initializer=ProjectionGlorotUniform(),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        def table(size, name):
+            return keras.layers.ReversibleEmbedding(
+                size,
+                hidden_dim,
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=hidden_dim**-0.5),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        def final_norm(name):
+            return keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+
+        self.token_embedding = table(vocabulary_size, "token_embedding")
+        self.target_token_embedding = (
+            table(target_vocabulary_size, "target_token_embedding")
+            if target_vocabulary_size is not None
+            else self.token_embedding
+        )
+        self.positional_encoding = PositionalEncoding(dtype=self.dtype_policy, name="positional_encoding")
+        self.encoder_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="encoder_dropout")
+        self.decoder_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="decoder_dropout")
+        self.encoder_blocks = [block(EncoderBlock, f"encoder_block_{i}") for i in range(num_layers)]
+        self.decoder_blocks = [block(DecoderBlock, f"decoder_block_{i}") for i in range(num_layers)]
+        self.encoder_norm = final_norm("encoder_norm") if normalize_first else None
+        self.decoder_norm = final_norm("decoder_norm") if normalize_first else None
+        self._generate_functions = {}
+        # All shapes are known, so the weights exist from the start: count_params and set_weights need no call.
+        self.build({"encoder_token_ids": (None, None), "decoder_token_ids": (None, None)})
+
+    @classmethod
+    def from_preset(cls, name, **kwargs):
+        """The model of a row of the paper's table 3, or a smaller one: "tiny", "base", "big".
+
+        Args:
+            name: the preset.
+            **kwargs: what the preset leaves open (`vocabulary_size`), and what shall differ from it.
+        """
+        return cls(**{**preset_config(name), **kwargs})
+
+    def build(self, input_shape):
+        states = (None, None, self.hidden_dim)
+        self.token_embedding.build((None, None))
+        if self.target_vocabulary_size is not None:
+            self.target_token_embedding.build((None, None))
+        for block in self.encoder_blocks:
+            block.build(states)
+        for block in self.decoder_blocks:
+            block.build(states, states)
+        if self.normalize_first:
+            self.encoder_norm.build(states)
+            self.decoder_norm.build(states)
+
+    def call(self, inputs, training=None):
+        missing = {"encoder_token_ids", "decoder_token_ids"} - set(inputs)
+        if missing:
+            raise ValueError(
+                "`inputs` must be a dict with `encoder_token_ids` and `decoder_token_ids`. "
+                f"Received: keys={sorted(inputs)}"
+            )
+        padding_mask = self.encoder_padding_mask(inputs)
+        states = self.encode(inputs["encoder_token_ids"], padding_mask, training=training)
+        hidden = self.decode(
+            inputs["decoder_token_ids"],
+            states,
+            padding_mask,
+            decoder_padding_mask=inputs.get("decoder_padding_mask"),
+            training=training,
+        )
+        return self.logits(hidden)
+
+    def encoder_padding_mask(self, inputs):
+        """The mask `(B, S)` of `inputs`, or the one that leaves pad ids out; None if there is no pad id."""
+        mask = inputs.get("encoder_padding_mask")
+        if mask is None and self.pad_token_id is not None:
+            mask = ops.not_equal(inputs["encoder_token_ids"], self.pad_token_id)
+        return mask
+
+    def encode(self, token_ids, padding_mask=None, training=None, return_attention_scores=False):
+        """The encoder's states `(B, S, D)` of ids `(B, S)`; on request also the list of its attention scores."""
+        x = self.encoder_dropout(self._embed(self.token_embedding, token_ids), training=training)
+        scores = []
+        for block in self.encoder_blocks:
+            x = block(x, padding_mask=padding_mask, training=training, return_attention_scores=return_attention_scores)
+            if return_attention_scores:
+                x, block_scores = x
+                scores.append(block_scores)
+        x = self.encoder_norm(x) if self.normalize_first else x
+        return (x, scores) if return_attention_scores else x
+
+    def decode(
+        self,
+        token_ids,
+        encoder_states=None,
+        encoder_padding_mask=None,
+        decoder_padding_mask=None,
+        training=None,
+        return_attention_scores=False,
+        cache=None,
+    ):
+        """The decoder's states `(B, T, D)` of ids `(B, T)`: the same code in training and step by step.
+
+        Returns:
+            `states[, scores][, cache]`, as asked for: the scores are a list of `{"self", "cross"}`, the cache is
+            what `make_cache` gave, after these ids; with it `encoder_states` may be None.
+        """
+        positions = None
+        if cache is not None:
+            positions = cache[0]["self"]["position"] + ops.arange(ops.shape(token_ids)[1])
+        x = self._embed(self.target_token_embedding, token_ids, positions)
+        x = self.decoder_dropout(x, training=training)
+        scores, new_cache = [], []
+        for index, block in enumerate(self.decoder_blocks):
+            results = block(
+                x,
+                encoder_states if cache is None else None,
+                decoder_padding_mask=decoder_padding_mask,
+                encoder_padding_mask=encoder_padding_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+                cache=None if cache is None else cache[index],
+            )
+            results = list(results) if isinstance(results, tuple) else [results]
+            if cache is not None:
+                new_cache.append(results.pop())
+            if return_attention_scores:
+                scores.append(results.pop())
+            x = results[0]
+        x = self.decoder_norm(x) if self.normalize_first else x
+        results = [x]
+        if return_attention_scores:
+            results.append(scores)
+        if cache is not None:
+            results.append(tuple(new_cache))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def logits(self, hidden):
+        """Logits `(B, T, V)` of the decoder's states `(B, T, D)`."""
+        return self.target_token_embedding(hidden, reverse=True)
+
+    def make_cache(self, encoder_states, max_length, num_beams=1):
+        """An empty cache for `max_length` decoder positions of `num_beams` rows a sentence."""
+        rows = ops.shape(encoder_states)[0] * num_beams
+        return tuple(block.make_cache(rows, max_length, encoder_states) for block in self.decoder_blocks)
+
+    def attention_scores(self, inputs):
+        """Who looks at whom: `{"encoder", "self", "cross"}`, each a list of `(B, H, T, S)`, one a layer."""
+        padding_mask = self.encoder_padding_mask(inputs)
+        states, encoder = self.encode(inputs["encoder_token_ids"], padding_mask, return_attention_scores=True)
+        _, decoder = self.decode(inputs["decoder_token_ids"], states, padding_mask, return_attention_scores=True)
+        return {
+            "encoder": encoder,
+            "self": [scores["self"] for scores in decoder],
+            "cross": [scores["cross"] for scores in decoder],
+        }
+
+    def generate(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, **kwargs):
+        """The best continuation of the start token for each source.
+
+        Args:
+            encoder_token_ids: `(B, S)` integers, padded with `pad_token_id`.
+            max_length: how many ids to generate at most, the end token included; None: 50 more than the source
+                has (Vaswani et al. 2017, section 6.1), counted for each sentence by itself.
+            num_beams: 1 is greedy search.
+            length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`.
+            **kwargs: further arguments of `generation.beam_search` and `generation.greedy_search`.
+
+        Returns:
+            A named tuple of NumPy arrays, `token_ids` `(B, max_length)`, `lengths` `(B,)` and `scores` `(B,)`; with
+            `num_return_sequences` an axis of that length after the batch.
+        """
+        encoder_token_ids = ops.convert_to_tensor(encoder_token_ids, "int32")
+        if len(encoder_token_ids.shape) != 2:
+            raise ValueError(
+                "`encoder_token_ids` must have the shape (batch, length). "
+                f"Received: shape={tuple(encoder_token_ids.shape)}"
+            )
+        options = (max_length, num_beams, length_penalty, tuple(sorted(kwargs.items())))
+        if options not in self._generate_functions:
+            self._generate_functions[options] = generation.compiled(
+                lambda ids: self.search(ids, max_length, num_beams, length_penalty, **kwargs)
+            )
+        result = self._generate_functions[options](encoder_token_ids)
+        return type(result)(*(ops.convert_to_numpy(x) for x in result))
+
+    def search(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, limits=None, **kwargs):
+        """`generate` on tensors, to be used inside a graph; `limits` `(B,)` bounds each sentence by itself."""
+        padding_mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
+        if max_length is None:
+            max_length = ops.shape(encoder_token_ids)[1] + 50
+            if limits is None and padding_mask is not None:
+                limits = ops.sum(ops.cast(padding_mask, "int32"), axis=1) + 50
+        decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length)
+        start_ids = ops.full_like(encoder_token_ids[:, 0], self.start_token_id)
+        kwargs = {
+            "max_length": max_length,
+            "end_token_id": self.end_token_id,
+            "pad_token_id": self.pad_token_id or 0,
+            "length_penalty": length_penalty,
+            "limits": limits,
+            **kwargs,
+        }
+        if num_beams == 1:
+            return generation.greedy_search(decoder, start_ids, **kwargs)
+        return generation.beam_search(decoder, start_ids, num_beams=num_beams, **kwargs)
+
+    def _embed(self, table, token_ids, positions=None):
+        x = table(token_ids)
+        return self.positional_encoding(x * ops.cast(math.sqrt(self.hidden_dim), x.dtype), positions=positions)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "target_vocabulary_size": self.target_vocabulary_size,
+            "pad_token_id": self.pad_token_id,
+            "unk_token_id": self.unk_token_id,
+            "start_token_id": self.start_token_id,
+            "end_token_id": self.end_token_id,
+            "attention_dropout": self.attention_dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "normalize_first": self.normalize_first,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+
+
+def _check_positive_integers(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")

@@ -1,0 +1,136 @@
+"""Strings to strings: two tokenizers around an encoder-decoder, in Python and as a SavedModel."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_transformer.training import complete_or_absent
+
+
+class Translator:
+    """Translates strings with a model and its tokenizers, by the same graph in Python and when exported.
+
+    A text without a token (empty, or white space) has the translation "" and the score 0. A text of more than
+    `max_source_length` tokens is cut there. Invalid UTF-8 and NUL bytes are replaced before tokenizing. None of
+    these touches the other texts of a batch.
+
+    Args:
+        model: a `Transformer` (a copy in float32 serves if it computes in half precision).
+        source_tokenizer, target_tokenizer: such as `text.SentencePieceTokenizer`; None: the same as the source's.
+        num_beams: 1 is greedy search; the paper's is 4.
+        length_penalty: a float is the alpha of GNMT's penalty; see `keras_transformer.generation`.
+        max_source_length: tokens of a text that are read, the end token included.
+        batch_size: texts translated at once by `__call__`, of like length.
+
+    Example: see `examples/translation.py`.
+    """
+
+    def __init__(
+        self,
+        model,
+        source_tokenizer,
+        target_tokenizer=None,
+        num_beams=4,
+        length_penalty=0.6,
+        max_source_length=256,
+        batch_size=32,
+    ):
+        target_tokenizer = target_tokenizer or source_tokenizer
+        target_size = model.target_vocabulary_size or model.vocabulary_size
+        for name, tokenizer, size in (
+            ("source_tokenizer", source_tokenizer, model.vocabulary_size),
+            ("target_tokenizer", target_tokenizer, target_size),
+        ):
+            if tokenizer.vocabulary_size > size:
+                raise ValueError(
+                    f"`{name}` has more tokens than the model has embeddings. "
+                    f"Received: {tokenizer.vocabulary_size} tokens, {size} embeddings. Use the tokenizer it was trained with."
+                )
+        for name, value in {"max_source_length": max_source_length, "batch_size": batch_size}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+        self.model = _in_float32(model)
+        self.source_tokenizer = source_tokenizer
+        self.target_tokenizer = target_tokenizer
+        self.num_beams = num_beams
+        self.length_penalty = length_penalty
+        self.max_source_length = max_source_length
+        self.batch_size = batch_size
+        self._graph = tf.function(
+            self._translate, input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False
+        )
+
+    def __call__(self, texts):
+        """The translations, a list of strings, of `texts`, a list of strings."""
+        return self.translate_with_scores(texts)[0]
+
+    def translate_with_scores(self, texts, progress=None):
+        """Translations and their scores: log-probability over the length penalty, 0 for a text without a token.
+
+        Args:
+            texts: a list of strings.
+            progress: a function of the number of texts done, called after each batch.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise ValueError(
+                f"`texts` must be a list of strings. Received a single string: {texts[:40]!r}. Put it in a list."
+            )
+        encoded = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
+        by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        translations, scores = [""] * len(encoded), np.zeros(len(encoded), "float32")
+        for start in range(0, len(encoded), self.batch_size):
+            rows = by_length[start : start + self.batch_size]
+            result = self._graph(tf.constant([encoded[i] for i in rows]))
+            for i, text, score in zip(rows, result["translations"].numpy(), result["scores"].numpy(), strict=True):
+                translations[i], scores[i] = text.decode("utf-8", "replace"), score
+            if progress is not None:
+                progress(start + len(rows))
+        return translations, scores
+
+    def _translate(self, texts):
+        """`texts` `(B,)` to `{"translations": (B,), "scores": (B,)}`, in the graph."""
+        pieces = self.source_tokenizer(texts)[:, : self.max_source_length - 1]
+        ends = tf.fill([pieces.nrows(), 1], tf.constant(self.model.end_token_id, pieces.dtype))
+        ids = tf.concat([pieces, ends], axis=1)
+        found = self.model.search(
+            ids.to_tensor(self.model.pad_token_id or 0),
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
+        )
+        blank = pieces.row_lengths() == 0
+        return {
+            "translations": tf.where(blank, "", self.target_tokenizer.detokenize(found.token_ids)),
+            "scores": tf.where(blank, 0.0, found.scores),
+        }
+
+    def export(self, path, overwrite=False):
+        """Writes a SavedModel: `serving_default` takes `texts` `[batch]`, returns `translations` and `scores`.
+
+        It holds the weights and the vocabulary, and needs `tensorflow` and `tensorflow_text` (imported before
+        loading), not this library.
+
+        Args:
+            path: a directory that does not exist; it is there whole or not at all.
+            overwrite: whether to replace a directory that exists.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
+        served = tf.Module()
+        served.variables_of_model = [v.value for v in self.model.variables]
+        served.tokenizers = [self.source_tokenizer, self.target_tokenizer]
+        served.translate = self._graph
+        with complete_or_absent(path) as temporary:
+            tf.saved_model.save(served, str(temporary), signatures={"serving_default": self._graph})
+            if path.exists():
+                shutil.rmtree(path)
+
+
+def _in_float32(model):
+    if model.dtype_policy.compute_dtype == model.dtype_policy.variable_dtype == "float32":
+        return model
+    copy = type(model).from_config({**model.get_config(), "dtype": "float32"})
+    copy.set_weights(model.get_weights())
+    return copy

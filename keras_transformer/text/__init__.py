@@ -1,0 +1,29 @@
+"""TEXT -> TOKENS: files of sentence pairs to batches of ids, and the tokenizers exports carry.
+
+corpus      files to pairs of strings, and their check
+tokenizers  strings to ids and back, in the graph
+pairs       pairs of strings to training examples
+batching    examples to batches of few shapes
+"""
+
+from .batching import batch_by_tokens, choose_lengths, shapes
+from .corpus import check_parallel, check_tsv, read_parallel, read_tsv
+from .pairs import Dropped, count_dropped, shift, to_examples
+from .tokenizers import SentencePieceTokenizer, clean, learn_vocabulary
+
+__all__ = [
+    "Dropped",
+    "SentencePieceTokenizer",
+    "batch_by_tokens",
+    "check_parallel",
+    "check_tsv",
+    "choose_lengths",
+    "clean",
+    "count_dropped",
+    "learn_vocabulary",
+    "read_parallel",
+    "read_tsv",
+    "shapes",
+    "shift",
+    "to_examples",
+]

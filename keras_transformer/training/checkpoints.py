@@ -1,0 +1,158 @@
+"""Checkpoints that are whole or not there: to resume from, and to average."""
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+_EPOCH_FILE = re.compile(r"epoch-(\d{4,})\.npz")
+_INTERRUPTED = "interrupted.npz"
+
+
+class Place(NamedTuple):
+    """How far a run has come: `epoch` whole epochs, and `step` updates of the next one."""
+
+    epoch: int
+    step: int
+
+
+@contextlib.contextmanager
+def complete_or_absent(path):
+    """A temporary path beside `path`, which takes its name only when the block ends without an error.
+
+    A full disk or a kill never leaves half a file, or half a directory, under the final name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the last `keep` epochs of a run in a directory, each as one `.npz` with all it takes to go on.
+
+    A file holds the weights, the optimizer's state, the random states of dropout and the `Place` in the run.
+
+    Args:
+        directory: where the files are: `epoch-0001.npz`, ..., and `interrupted.npz` after `save_place`.
+        keep: how many epochs to keep.
+    """
+
+    def __init__(self, directory, keep=10):
+        super().__init__()
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
+        self.directory = Path(directory)
+        self.keep = keep
+        self._epoch = 0
+        self._updates_before_epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        if self._updates_before_epoch is None:  # the rest of an epoch that was interrupted
+            self._updates_before_epoch = int(self.model.optimizer.iterations) - self._resumed_step
+        else:
+            self._updates_before_epoch = int(self.model.optimizer.iterations)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save(self.directory / f"epoch-{epoch + 1:04d}.npz", Place(epoch + 1, 0))
+        (self.directory / _INTERRUPTED).unlink(missing_ok=True)
+        for path in self.epochs()[: -self.keep]:
+            path.unlink()
+
+    def save_place(self):
+        """Saves the run in the middle of an epoch, as after Ctrl-C, and returns its `Place`."""
+        # The optimizer knows how many updates were applied, whether or not Keras came to count the last one.
+        place = Place(self._epoch, int(self.model.optimizer.iterations) - self._updates_before_epoch)
+        self._save(self.directory / _INTERRUPTED, place)
+        return place
+
+    def epochs(self):
+        """The files of whole epochs, oldest first."""
+        found = [path for path in self.directory.glob("epoch-*.npz") if _EPOCH_FILE.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(_EPOCH_FILE.fullmatch(path.name)[1]))
+
+    def restore(self, model):
+        """Puts `model`, built and compiled, into the state of the newest readable file.
+
+        Returns:
+            Its `Place`; `Place(0, 0)`, with `model` untouched, if there is no file. A file that was cut short is
+            passed over for the one before it.
+        """
+        candidates = self.epochs()[::-1]
+        if (self.directory / _INTERRUPTED).exists():
+            candidates.insert(0, self.directory / _INTERRUPTED)
+        for path in candidates:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    arrays = [file[f"{index:05d}"] for index in range(len(file.files) - 1)]
+                    place = Place(*(int(x) for x in file["place"]))
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                print(f"{path} cannot be read ({error}): taking the one before it.")
+                continue
+            _assign(_variables(model), arrays, path)
+            self._resumed_step = place.step
+            self._updates_before_epoch = None if place.step else int(model.optimizer.iterations)
+            return place
+        return Place(0, 0)
+
+    def average(self, model, last=None):
+        """Sets the trainable weights of `model` to their mean over the last `last` epochs (None: all kept).
+
+        Vaswani et al. 2017, section 6.1, average the last 5 checkpoints of base and the last 20 of big.
+
+        Returns:
+            How many epochs were averaged.
+        """
+        paths = self.epochs()[-(last or self.keep) :]
+        if not paths:
+            raise ValueError(f"There is no epoch to average in {self.directory}. Train for one first.")
+        count = len(model.trainable_variables)
+        sums = [np.zeros(v.shape, "float64") for v in model.trainable_variables]
+        for path in paths:
+            with np.load(path, allow_pickle=False) as file:
+                for index in range(count):
+                    sums[index] += file[f"{index:05d}"]
+        _assign(model.trainable_variables, [total / len(paths) for total in sums], paths[-1])
+        return len(paths)
+
+    def _save(self, path, place):
+        arrays = {
+            f"{index:05d}": keras.ops.convert_to_numpy(variable)
+            for index, variable in enumerate(_variables(self.model))
+        }
+        with complete_or_absent(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, place=np.array(place), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _variables(model):
+    """Trainable weights first, then the rest of the model's state (dropout's seeds too), then the optimizer's."""
+    model.optimizer.build(model.trainable_variables)
+    return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
+
+
+def _assign(variables, arrays, path):
+    shapes = [tuple(v.shape) for v in variables]
+    if shapes != [a.shape for a in arrays]:
+        raise ValueError(
+            f"{path} is of another model or optimizer: it holds {len(arrays)} arrays, this run {len(variables)}, "
+            "or their shapes differ. Give the arguments of the run that wrote it, or another directory."
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)

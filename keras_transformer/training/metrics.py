@@ -1,0 +1,34 @@
+"""Metrics over real tokens: hand them to `compile(weighted_metrics=...)`, so that padding weighs nothing."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class CrossEntropy(keras.metrics.SparseCategoricalCrossentropy):
+    """Mean cross-entropy a token, in nats, of integer labels and logits; label smoothing plays no part."""
+
+    def __init__(self, name="cross_entropy", dtype=None):
+        super().__init__(name=name, dtype=dtype, from_logits=True)
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class Perplexity(CrossEntropy):
+    """`exp` of the mean cross-entropy a token over all that was seen, not a mean of batches' perplexities."""
+
+    def __init__(self, name="perplexity", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def result(self):
+        return ops.exp(super().result())
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class TokenAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """Share of real tokens whose most probable prediction is right."""
+
+    def __init__(self, name="accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
