@@ -84,7 +84,7 @@ def load_vocabulary(path, size, training_files):
 
 def read_pairs(vocabulary, source, target):
     """Both sides end with the end id: S and T below count it."""
-    sources, targets = ([ids + [END] for ids in vocabulary.encode(read_lines(path))] for path in (source, target))
+    sources, targets = ([[*ids, END] for ids in vocabulary.encode(read_lines(path))] for path in (source, target))
     if len(sources) != len(targets):
         raise ValueError(f"{source} has {len(sources)} lines, {target} has {len(targets)}")
     return list(zip(sources, targets))
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, HIDDEN)  # source, target and output
         self.register_buffer("positions", sinusoids(longest, HIDDEN), persistent=False)
         self.dropout = nn.Dropout(dropout)
-        shape = dict(d_model=HIDDEN, nhead=HEADS, dim_feedforward=INNER, dropout=dropout, batch_first=True)
+        shape = {"d_model": HIDDEN, "nhead": HEADS, "dim_feedforward": INNER, "dropout": dropout, "batch_first": True}
         self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**shape), LAYERS, enable_nested_tensor=False)
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**shape), LAYERS)
         for module in self.modules():
@@ -222,9 +222,9 @@ class Training:
         self.path = os.path.join(args.output, "checkpoint.pt")
 
     counters = (
-        "update epoch next_batch seconds cpu_seconds history "
-        "window_tokens window_seconds window_cpu_seconds window_loss"
-    ).split()
+        *("update", "epoch", "next_batch", "seconds", "cpu_seconds", "history"),
+        *("window_tokens", "window_seconds", "window_cpu_seconds", "window_loss"),
+    )
 
     def save(self):
         state = {name: getattr(self, name) for name in self.counters}
@@ -258,15 +258,15 @@ class Training:
         self.window_loss += float(loss.detach()) * tokens
 
     def progress(self):
-        return dict(
-            update=self.update,
-            epoch=self.epoch,
-            train_loss=self.window_loss / self.window_tokens,
-            tokens_per_second=self.window_tokens / self.window_seconds,
-            tokens_per_cpu_second=self.window_tokens / self.window_cpu_seconds,
-            training_seconds=self.seconds,
-            training_cpu_seconds=self.cpu_seconds,
-        )
+        return {
+            "update": self.update,
+            "epoch": self.epoch,
+            "train_loss": self.window_loss / self.window_tokens,
+            "tokens_per_second": self.window_tokens / self.window_seconds,
+            "tokens_per_cpu_second": self.window_tokens / self.window_cpu_seconds,
+            "training_seconds": self.seconds,
+            "training_cpu_seconds": self.cpu_seconds,
+        }
 
     def validate(self, pairs):
         entropy = validate(self.model, pairs, self.args.batch_tokens)
@@ -359,21 +359,21 @@ def translate(model, vocabulary, pairs, beams, sentences=64):
 def evaluate(model, vocabulary, pairs, references, name, args):
     """Perplexity, and BLEU of greedy and of beam search; the files are tokenized and lowercased already."""
     entropy = validate(model, pairs, args.batch_tokens)
-    result = dict(cross_entropy=entropy, perplexity=math.exp(entropy))
+    result = {"cross_entropy": entropy, "perplexity": math.exp(entropy)}
     for label, beams in (("greedy", 1), ("beam5", 5)):
         began = time.perf_counter()
         translations = translate(model, vocabulary, pairs, beams)
         bleu = sacrebleu.BLEU(tokenize="none", lowercase=True, force=True)
         score = bleu.corpus_score(translations, [references])
-        result[label] = dict(
-            bleu=score.score,
-            detail=str(score),
-            signature=str(bleu.get_signature()),
-            seconds=time.perf_counter() - began,
-        )
+        result[label] = {
+            "bleu": score.score,
+            "detail": str(score),
+            "signature": str(bleu.get_signature()),
+            "seconds": time.perf_counter() - began,
+        }
         print(f"{name} {label}: {score}  {bleu.get_signature()}", flush=True)
-        text = "\n".join(translations) + "\n"
-        write_atomically(os.path.join(args.output, f"{name}.{label}.txt"), lambda file: file.write(text.encode()))
+        text = ("\n".join(translations) + "\n").encode()
+        write_atomically(os.path.join(args.output, f"{name}.{label}.txt"), lambda file, text=text: file.write(text))
     return result
 
 
@@ -419,9 +419,13 @@ def main():
     model = Transformer(vocabulary.get_piece_size(), args.dropout)
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{parameters:,} parameters, torch {torch.__version__}, {args.threads} thread(s), {cpu_model()}", flush=True)
-    result = dict(
-        arguments=vars(args), parameters=parameters, torch=torch.__version__, cpu=cpu_model(), threads=args.threads
-    )
+    result = {
+        "arguments": vars(args),
+        "parameters": parameters,
+        "torch": torch.__version__,
+        "cpu": cpu_model(),
+        "threads": args.threads,
+    }
 
     prefix = ""
     if args.evaluate_only:

@@ -65,12 +65,11 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def numbers(seed):
-    """Pairs of numbers in words, English and German: 99,000 to train on and 1,000 held out."""
-    chosen = list(range(100_000))
-    random.Random(seed).shuffle(chosen)
+def numbers(seed, count, held_out):
+    """Pairs of numbers in words, English and German: `count` to train on and `held_out` others."""
+    chosen = random.Random(seed).sample(range(100_000), count + held_out)
     pairs = [(num2words.num2words(n, lang="en"), num2words.num2words(n, lang="de")) for n in chosen]
-    return pairs[1000:], pairs[:1000]
+    return pairs[held_out:], pairs[:held_out]
 
 
 def datasets(args):
@@ -84,16 +83,15 @@ def datasets(args):
     elif args.source or args.target:
         raise ValueError("--source and --target go together. Give both, or neither for the default task.")
     else:
-        print("Task: numbers from 0 to 99,999 in words, English to German; 1,000 are held out.")
-        train, held_out = numbers(args.seed)
-        if args.quick:
-            train, held_out = train[:20_000], held_out[:200]
-        train, held_out = (tf.data.Dataset.from_tensor_slices(tuple(map(list, zip(*p)))) for p in (train, held_out))
-        return train, held_out, held_out
-    if not (args.valid_source and args.valid_target):
-        raise ValueError(
-            "--valid-source and --valid-target are needed with your own files, to measure what is learned."
+        count, held_out = (4000, 200) if args.quick else (40_000, 1000)
+        print(f"Task: numbers from 0 to 99,999 in words, English to German; {count} to learn, {held_out} held out.")
+        train, valid = (
+            tf.data.Dataset.from_tensor_slices(tuple(map(list, zip(*pairs))))
+            for pairs in numbers(args.seed, count, held_out)
         )
+        return train, valid, valid
+    if not (args.valid_source and args.valid_target):
+        raise ValueError("Your own files need --valid-source and --valid-target too, to measure what is learned.")
     text.check_parallel(args.valid_source, args.valid_target)
     valid = text.read_parallel(args.valid_source, args.valid_target)
     test = valid
@@ -187,9 +185,7 @@ def main():
         keras.callbacks.TerminateOnNaN(),
     ]
     if args.updates:
-        callbacks.append(
-            keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: stop_at(model, args.updates))
-        )
+        callbacks.append(StopAt(args.updates))
 
     started = time.time()
     try:
@@ -237,8 +233,16 @@ def main():
     return 0
 
 
-def stop_at(model, updates):
-    model.stop_training = model.stop_training or int(model.optimizer.iterations) >= updates
+class StopAt(keras.callbacks.Callback):
+    """Ends training after a number of updates, counted over the whole run."""
+
+    def __init__(self, updates):
+        super().__init__()
+        self.updates = updates
+
+    def on_train_batch_end(self, step, logs=None):
+        if int(self.model.optimizer.iterations) >= self.updates:
+            self.model.stop_training = True
 
 
 def draw_attention(model, tokenizer, source, translation, path):

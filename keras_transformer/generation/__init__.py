@@ -4,6 +4,7 @@
 """
 
 from keras_transformer.generation.beam import beam_search
+from keras_transformer.generation.compiled import compiled
 from keras_transformer.generation.greedy import greedy_search
 from keras_transformer.generation.penalties import AverageLength, GNMTLength, LengthPenalty
 from keras_transformer.generation.protocol import Decoder, Hypotheses
@@ -15,5 +16,6 @@ __all__ = [
     "Hypotheses",
     "LengthPenalty",
     "beam_search",
+    "compiled",
     "greedy_search",
 ]

@@ -25,9 +25,10 @@ def best_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
             f"known size. Received shape: {tuple(logits.shape)}."
         )
     logits = ops.cast(logits, "float32")
-    log_p = ops.log_softmax(ops.where(ops.isnan(logits), -float("inf"), logits))
+    logits = ops.where(ops.isnan(logits), -float("inf"), logits)
+    log_p = ops.log_softmax(logits)
     if count == 1:  # two reductions cost less than a sort
-        ids = ops.argmax(log_p, axis=-1, keepdims=True)
+        ids = ops.argmax(logits, axis=-1, keepdims=True)
         log_p = ops.max(log_p, axis=-1, keepdims=True)
     else:
         # Take no slice of what comes back: XLA then no longer sees a top_k, and sorts all of V.

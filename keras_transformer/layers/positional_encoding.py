@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 # A position is written in base 128 with three digits; the angle of a position is the sum of the angles of its digits,
-# and each digit's sine and cosine are tabulated in float64. Angles in plain float32 would err by 5e-4 at position 8,191.
+# and each digit's sine and cosine are tabulated in float64. Angles in float32 would err by 5e-4 at position 8,191.
 _BASE = 128
 _DIGITS = 3
 MAX_POSITION = _BASE**_DIGITS - 1

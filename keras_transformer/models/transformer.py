@@ -283,8 +283,8 @@ class Transformer(keras.Model):
             **kwargs: further arguments of `generation.beam_search` and `generation.greedy_search`.
 
         Returns:
-            A named tuple of NumPy arrays, `token_ids` `(B, max_length)`, `lengths` `(B,)` and `scores` `(B,)`; with
-            `num_return_sequences` an axis of that length after the batch.
+            `generation.Hypotheses` of NumPy arrays: `token_ids` `(B, max_length)`, `lengths` `(B,)` and `scores`
+            `(B,)`; if `num_return_sequences` is given, with an axis of that length after the batch.
         """
         encoder_token_ids = ops.convert_to_tensor(encoder_token_ids, "int32")
         if len(encoder_token_ids.shape) != 2:
@@ -317,9 +317,12 @@ class Transformer(keras.Model):
             "limits": limits,
             **kwargs,
         }
-        if num_beams == 1:
+        if num_beams == 1 and "num_return_sequences" not in kwargs:
             return generation.greedy_search(decoder, start_ids, **kwargs)
-        return generation.beam_search(decoder, start_ids, num_beams=num_beams, **kwargs)
+        found = generation.beam_search(decoder, start_ids, num_beams=num_beams, **kwargs)
+        if "num_return_sequences" in kwargs:
+            return found
+        return generation.Hypotheses(*(x[:, 0] for x in found))
 
     def _embed(self, table, token_ids, positions=None):
         x = table(token_ids)

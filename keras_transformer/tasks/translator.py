@@ -46,7 +46,7 @@ class Translator:
             if tokenizer.vocabulary_size > size:
                 raise ValueError(
                     f"`{name}` has more tokens than the model has embeddings. "
-                    f"Received: {tokenizer.vocabulary_size} tokens, {size} embeddings. Use the tokenizer it was trained with."
+                    f"Received: {tokenizer.vocabulary_size} tokens, {size} embeddings. Use the one it was trained with."
                 )
         for name, value in {"max_source_length": max_source_length, "batch_size": batch_size}.items():
             if not isinstance(value, int) or value < 1:
