@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.masks import combine_masks
 
@@ -155,10 +156,10 @@ class MultiHeadAttention(keras.layers.Layer):
         self._value_dense.build(value_shape)
         self._output_dense = self._projection("abcd,cde->abe", (None, output_dim), "e", "attention_output")
         self._output_dense.build((*query_shape[:2], self.num_heads, self.value_dim))
-        self._dropout_layer = keras.layers.Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        self._dropout_layer = Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
 
     def _projection(self, equation, output_shape, bias_axes, name):
-        return keras.layers.EinsumDense(
+        projection = keras.layers.EinsumDense(
             equation,
             output_shape=output_shape,
             bias_axes=bias_axes if self.use_bias else None,
@@ -171,6 +172,8 @@ class MultiHeadAttention(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=name,
         )
+        projection.supports_masking = True  # else Keras warns that a mask on our inputs is lost here: we use it
+        return projection
 
     # Keras's public names for the projections; the underscored attributes are the paths in its weight files.
     @property

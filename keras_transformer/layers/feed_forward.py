@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 
 
@@ -57,7 +58,7 @@ class FeedForward(keras.layers.Layer):
         self._intermediate_dense.build(inputs_shape)
         self._output_dense = dense(inputs_shape[-1], "output_dense")
         self._output_dense.build((*inputs_shape[:-1], self.intermediate_dim))
-        self._dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
+        self._dropout = Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
 
     def call(self, inputs, training=None):
         x = self._intermediate_dense(inputs)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_transformer import generation
-from keras_transformer.layers import DecoderBlock, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
+from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
 from keras_transformer.models.decoding import CachedDecoder
 from keras_transformer.models.presets import preset_config
 
@@ -135,8 +135,8 @@ class Transformer(keras.Model):
             else self.token_embedding
         )
         self.positional_encoding = PositionalEncoding(dtype=self.dtype_policy, name="positional_encoding")
-        self.encoder_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="encoder_dropout")
-        self.decoder_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="decoder_dropout")
+        self.encoder_dropout = Dropout(dropout, dtype=self.dtype_policy, name="encoder_dropout")
+        self.decoder_dropout = Dropout(dropout, dtype=self.dtype_policy, name="decoder_dropout")
         self.encoder_blocks = [block(EncoderBlock, f"encoder_block_{i}") for i in range(num_layers)]
         self.decoder_blocks = [block(DecoderBlock, f"decoder_block_{i}") for i in range(num_layers)]
         self.encoder_norm = final_norm("encoder_norm") if normalize_first else None
