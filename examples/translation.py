@@ -135,20 +135,27 @@ def main():
             lambda source, target: text.shift(source, target, tokenizer.start_token_id, tokenizer.end_token_id)
         )
 
-    lengths = text.choose_lengths(examples(train), args.buckets)
+    histogram = text.length_histogram(examples(train))
+    lengths = text.choose_lengths(histogram, args.buckets)
+    updates_an_epoch = text.count_batches(histogram, args.batch_tokens, lengths)
     print("Batches of (sentences, pieces):", *text.shapes(args.batch_tokens, lengths))
 
-    def training_batches(epoch):
-        return text.batch_by_tokens(
-            examples(train), args.batch_tokens, lengths, seed=args.seed, shuffle_buffer=50_000, initial_epoch=epoch
+    def training_batches(place):
+        """The batches of the epochs from `place` on, each epoch in an order of its own that the seed fixes."""
+        batches = text.batch_by_tokens(
+            examples(train),
+            args.batch_tokens,
+            lengths,
+            seed=args.seed,
+            shuffle_buffer=50_000,
+            initial_epoch=place.epoch,
         )
+        return batches.skip(place.step).apply(tf.data.experimental.assert_cardinality(updates_an_epoch - place.step))
 
     validation = text.batch_by_tokens(
-        examples(valid).filter(lambda inputs, labels, weights: tf.size(labels) <= lengths[-1]),
-        args.batch_tokens,
-        lengths,
-        shuffle_buffer=0,
+        examples(valid), args.batch_tokens, [*lengths[:-1], max(lengths[-1], args.max_length)], shuffle_buffer=0
     )
+    validation = validation.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in validation)))
 
     # TOKENS -> LOSS
     changes = {"num_layers": args.layers or (2 if by_default else None), "dropout": args.dropout}
@@ -187,21 +194,23 @@ def main():
     if args.updates:
         callbacks.append(StopAt(args.updates))
 
+    def fit(place, epochs):
+        model.fit(
+            training_batches(place),
+            validation_data=validation,
+            initial_epoch=place.epoch,
+            epochs=epochs,
+            callbacks=callbacks,
+            shuffle=False,
+        )
+
     started = time.time()
     try:
-        epoch = place.epoch
-        if place.step:  # the rest of the epoch that was interrupted, in the order it had
-            rest = training_batches(epoch).skip(place.step)
-            model.fit(rest, validation_data=validation, initial_epoch=epoch, epochs=epoch + 1, callbacks=callbacks)
-            epoch += 1
-        if epoch < args.epochs and not model.stop_training:
-            model.fit(
-                training_batches(epoch),
-                validation_data=validation,
-                initial_epoch=epoch,
-                epochs=args.epochs,
-                callbacks=callbacks,
-            )
+        if place.step:  # first the rest of the epoch that was interrupted
+            fit(place, place.epoch + 1)
+            place = training.Place(place.epoch + 1, 0)
+        if place.epoch < args.epochs and not model.stop_training:
+            fit(place, args.epochs)
     except KeyboardInterrupt:
         place = checkpoints.save_place()
         print(f"\nStopped after {place.epoch} epochs and {place.step} updates. Nothing is lost; to go on, run:")

@@ -22,11 +22,16 @@ def masked_softmax(scores, mask=None):
     """
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
     if mask is None:
-        return ops.softmax(scores, axis=-1)
+        return _softmax(scores)
     # Far below any score and, unlike -inf, without NaN in a row that has nothing else.
     lowest = np.finfo(keras.backend.standardize_dtype(scores.dtype)).min / 2
-    weights = ops.softmax(ops.where(mask, scores, ops.cast(lowest, scores.dtype)), axis=-1)
+    weights = _softmax(ops.where(mask, scores, ops.cast(lowest, scores.dtype)))
     return ops.where(mask, weights, ops.zeros((), weights.dtype))
+
+
+def _softmax(scores):
+    # Keras warns of a softmax over one element, which here is a sequence of one token and nothing to warn of.
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
 def dot_product_attention(query, key, value, mask=None, dropout=None):

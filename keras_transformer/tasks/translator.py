@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_transformer.text import clean
 from keras_transformer.training import complete_or_absent
 
 
@@ -77,7 +78,7 @@ class Translator:
             raise ValueError(
                 f"`texts` must be a list of strings. Received a single string: {texts[:40]!r}. Put it in a list."
             )
-        encoded = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
+        encoded = clean(list(texts)).numpy().tolist()
         by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         translations, scores = [""] * len(encoded), np.zeros(len(encoded), "float32")
         for start in range(0, len(encoded), self.batch_size):
@@ -120,7 +121,6 @@ class Translator:
             raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
         served = tf.Module()
         served.variables_of_model = [v.value for v in self.model.variables]
-        served.tokenizers = [self.source_tokenizer, self.target_tokenizer]
         served.translate = self._graph
         with complete_or_absent(path) as temporary:
             tf.saved_model.save(served, str(temporary), signatures={"serving_default": self._graph})

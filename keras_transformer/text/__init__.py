@@ -6,7 +6,7 @@ pairs       pairs of strings to training examples
 batching    examples to batches of few shapes
 """
 
-from .batching import batch_by_tokens, choose_lengths, shapes
+from .batching import batch_by_tokens, choose_lengths, count_batches, length_histogram, shapes
 from .corpus import check_parallel, check_tsv, read_parallel, read_tsv
 from .pairs import Dropped, count_dropped, shift, to_examples
 from .tokenizers import SentencePieceTokenizer, clean, learn_vocabulary
@@ -19,8 +19,10 @@ __all__ = [
     "check_tsv",
     "choose_lengths",
     "clean",
+    "count_batches",
     "count_dropped",
     "learn_vocabulary",
+    "length_histogram",
     "read_parallel",
     "read_tsv",
     "shapes",

@@ -4,6 +4,7 @@ Every shape costs a compilation, every padded position costs work for nothing: t
 declared beforehand, and `choose_lengths` places them where they waste least.
 """
 
+import bisect
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -108,8 +109,26 @@ def batch_by_tokens(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
+def length_histogram(dataset: tf.data.Dataset) -> Counter[int]:
+    """How many examples have each length, that of their longest vector. Reads the dataset once."""
+    _check_vectors(dataset, "dataset")
+    lengths = dataset.map(lambda *example: _longest(example), num_parallel_calls=tf.data.AUTOTUNE)
+    histogram: Counter[int] = Counter()
+    for batch in lengths.batch(1024).as_numpy_iterator():
+        histogram.update(batch.tolist())
+    return histogram
+
+
+def count_batches(histogram: Counter[int], batch_tokens: int, lengths: Sequence[int]) -> int:
+    """How many batches an epoch has: `batch_by_tokens` of the same arguments makes as many of these examples."""
+    counts = [0] * len(lengths)
+    for length, count in histogram.items():
+        counts[bisect.bisect_left(lengths, length)] += count
+    return sum(-(-count // rows) for count, (rows, _) in zip(counts, shapes(batch_tokens, lengths), strict=True))
+
+
 def choose_lengths(
-    dataset_or_lengths: tf.data.Dataset | Iterable[int],
+    dataset_or_lengths: tf.data.Dataset | Counter[int] | Iterable[int],
     num_buckets: int,
     multiple_of: int = 1,
 ) -> list[int]:
@@ -204,11 +223,8 @@ def _padding(dtype: tf.DType, pad_token_id: int) -> tf.Tensor:
 
 def _histogram(dataset_or_lengths: Any) -> Counter[int]:
     """How many examples have each length."""
-    if not isinstance(dataset_or_lengths, tf.data.Dataset):
-        return Counter(int(length) for length in dataset_or_lengths)
-    _check_vectors(dataset_or_lengths, "dataset_or_lengths")
-    lengths = dataset_or_lengths.map(lambda *example: _longest(example), num_parallel_calls=tf.data.AUTOTUNE)
-    histogram: Counter[int] = Counter()
-    for batch in lengths.batch(1024).as_numpy_iterator():
-        histogram.update(batch.tolist())
-    return histogram
+    if isinstance(dataset_or_lengths, Counter):
+        return dataset_or_lengths
+    if isinstance(dataset_or_lengths, tf.data.Dataset):
+        return length_histogram(dataset_or_lengths)
+    return Counter(int(length) for length in dataset_or_lengths)

@@ -7,6 +7,7 @@ Source: Kudo and Richardson (2018), SentencePiece, https://arxiv.org/abs/1808.06
 encoding for translation: Sennrich et al. (2016), https://arxiv.org/abs/1508.07909.
 """
 
+import functools
 import io
 import os
 import re
@@ -57,7 +58,20 @@ class SentencePieceTokenizer(tf.Module):
         self.pad_token_id = self._special("pad", pad_token_id, processor.pad_id())
         self.start_token_id = self._special("start", start_token_id, processor.bos_id())
         self.end_token_id = self._special("end", end_token_id, processor.eos_id())
-        self._sentencepiece = _import_tensorflow_text().SentencepieceTokenizer(model=self.proto, out_type=tf.int32)
+        # The op that holds the model belongs to whatever runs it, and TensorFlow drops what ran eagerly when it clears
+        # its caches, as `keras.utils.set_random_seed` makes it do: so the op is a part of each function's graph.
+        sentencepiece = functools.partial(
+            _import_tensorflow_text().SentencepieceTokenizer, model=self.proto, out_type=tf.int32
+        )
+        self._tokenize = tf.function(
+            lambda texts: sentencepiece().tokenize(texts), [tf.TensorSpec([None], tf.string)], autograph=False
+        )
+        self._detokenize = tf.function(
+            lambda ids: sentencepiece().detokenize(ids), [tf.RaggedTensorSpec([None, None], tf.int32)], autograph=False
+        )
+        self._pieces = tf.function(
+            lambda ids: sentencepiece().id_to_string(ids), [tf.TensorSpec([None], tf.int32)], autograph=False
+        )
 
     def _special(self, name: str, given: int | None, found: int) -> int:
         token_id = found if given is None else given
@@ -83,7 +97,7 @@ class SentencePieceTokenizer(tf.Module):
         Returns:
             int32 ragged tensor `(B, None)`.
         """
-        return self._sentencepiece.tokenize(clean(texts))
+        return self._tokenize(clean(texts))
 
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Text of each row of ids.
@@ -103,12 +117,12 @@ class SentencePieceTokenizer(tf.Module):
         ids = ids.with_flat_values(tf.where(known, ids.flat_values, self.unk_token_id))
         special = tf.constant([self.pad_token_id, self.start_token_id, self.end_token_id])
         written = tf.reduce_all(ids.flat_values[:, tf.newaxis] != special, axis=1)
-        return self._sentencepiece.detokenize(tf.ragged.boolean_mask(ids, ids.with_flat_values(written)))
+        return self._detokenize(tf.ragged.boolean_mask(ids, ids.with_flat_values(written)))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The written form of each id of one sequence, special tokens included, for pictures."""
         ids = np.asarray(ids, "int32").reshape(-1)
-        return [piece.decode() for piece in self._sentencepiece.id_to_string(ids).numpy()]
+        return [piece.decode() for piece in self._pieces(ids).numpy()]
 
     def save(self, path: Path) -> None:
         """Writes the SentencePiece model to `path`, wholly or not at all."""

@@ -33,7 +33,7 @@ def plot_attention(scores, queries, keys, path, title=None):
     axes = figure.subplots(rows, columns, squeeze=False)
     image = None
     for axis in axes.flat[len(panels) :]:
-        axis.remove()
+        axis.set_axis_off()
     for axis, (name, weights) in zip(axes.flat, panels, strict=False):
         image = axis.imshow(weights, vmin=0.0, vmax=1.0, cmap="magma_r")
         axis.set_title(name, fontsize=9)

@@ -75,9 +75,7 @@ def test_equals_the_formula_in_numpy(name):
     layer = attention(source_dim=19, value_dim=V)
     query, value, key = random(B, T, D), random(B, S, 19), random(B, S, 19, seed=5)
     output, scores = layer(query, value, key, return_attention_scores=True, **arguments)
-    expected, expected_scores = attention_numpy.multi_head_attention(
-        query, value, layer.get_weights(), key, together
-    )
+    expected, expected_scores = attention_numpy.multi_head_attention(query, value, layer.get_weights(), key, together)
     np.testing.assert_allclose(numpy(scores), expected_scores, atol=TOLERANCE)
     np.testing.assert_allclose(numpy(output), expected, atol=TOLERANCE)
     np.testing.assert_allclose(numpy(layer(query, value, key, **arguments)), expected, atol=TOLERANCE)
@@ -218,9 +216,7 @@ def test_projected_memory_equals_attention_to_it(masked, rows):
     query, value, key = random(B * rows, T, D), random(B, S, 19), random(B, S, 19, seed=5)
     value_mask = mask(B, S) if masked else None
     memory = layer.project_memory(value, key)
-    output, scores, cache = layer(
-        query, None, value_mask=value_mask, return_attention_scores=True, cache=memory
-    )
+    output, scores, cache = layer(query, None, value_mask=value_mask, return_attention_scores=True, cache=memory)
     expected, expected_scores = layer(
         query,
         np.repeat(value, rows, axis=0),

@@ -91,7 +91,7 @@ def golden(request):
         config["d_model"],
         intermediate_dim=config["dim_feedforward"],
         num_heads=HEADS,
-        activation=config["activation"] if config["activation"] == "relu" else keras.activations.gelu,
+        activation=config["activation"],
         normalize_first=config["norm_first"],
         layer_norm_epsilon=1e-5,
     )

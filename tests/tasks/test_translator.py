@@ -1,0 +1,175 @@
+"""The translator in Python, exported, moved, and in a process that does not have this library."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_text")
+
+from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
+
+from keras_transformer import generation, models, tasks, text  # noqa: E402
+
+SYLLABLES = ["ba", "do", "ki", "lu", "ne", "po", "ra", "si", "tu", "ze"]
+
+FRESH_PROCESS = """
+import json, sys
+import tensorflow as tf
+import tensorflow_text
+path, source = sys.argv[1:]
+serve = tf.saved_model.load(path).signatures["serving_default"]
+texts = [bytes(x) for x in json.load(open(source))]
+found = serve(texts=tf.constant(texts, tf.string, shape=[len(texts)]))
+assert not any(name.startswith("keras") for name in sys.modules if name.startswith("keras_transformer")), "not fresh"
+print(json.dumps([[t.decode() for t in found["translations"].numpy()], found["scores"].numpy().tolist()]))
+"""
+
+
+def sentences(count, seed=0):
+    draw = random.Random(seed)
+    word = lambda: "".join(draw.choices(SYLLABLES, k=draw.randint(1, 4)))  # noqa: E731
+    return [" ".join(word() for _ in range(draw.randint(1, 9))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return text.learn_vocabulary(sentences(400), tmp_path_factory.mktemp("vocabulary") / "sp.model", 97)
+
+
+def make_translator(tokenizer, **kwargs):
+    """An untrained model: its answers are nonsense, and as sensitive to every input as any."""
+    tf.keras.utils.set_random_seed(3)
+    model = models.Transformer(tokenizer.vocabulary_size, num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=32)
+    return tasks.Translator(model, tokenizer, **{"num_beams": 3, "batch_size": 7, "max_source_length": 64, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def translator(tokenizer):
+    return make_translator(tokenizer)
+
+
+GARBAGE = [
+    b"",
+    b" \t\n ",
+    "\U0001f355 \U0001f469‍\U0001f680".encode(),
+    b"\xff\xfe\x80 ba do",
+    b"ba\x00do ki",
+    b"ba " * 3334,
+    "ba 世界".encode(),
+]
+
+
+def test_blank_texts_have_an_empty_translation(translator):
+    translations, scores = translator.translate_with_scores(["", "   ", "\n\t"])
+    assert translations == ["", "", ""]
+    np.testing.assert_array_equal(scores, [0.0, 0.0, 0.0])
+
+
+def test_no_texts(translator):
+    assert translator([]) == []
+
+
+def test_one_string_is_refused(translator):
+    with pytest.raises(ValueError, match="must be a list of strings. Received a single string: 'ba do'"):
+        translator("ba do")
+
+
+def test_garbage_does_not_disturb_its_neighbours(translator):
+    good = sentences(6, seed=5)
+    alone, alone_scores = translator.translate_with_scores(good)
+    mixed = [*good[:3], *GARBAGE, *good[3:]]
+    together, scores = translator.translate_with_scores(mixed)
+    assert together[:3] + together[-3:] == alone
+    # Other batch shapes round otherwise: a few units in the last place of sums of some 50 logarithms.
+    np.testing.assert_allclose(np.r_[scores[:3], scores[-3:]], alone_scores, rtol=1e-5)
+    assert np.isfinite(scores).all()
+
+
+def test_surrogates_are_replaced(translator):
+    assert translator(["ba \ud800 do"]) == translator(["ba \ufffd do"])
+
+
+def test_long_text_is_cut_where_stated(tokenizer):
+    short = make_translator(tokenizer, max_source_length=8)
+    ids = tokenizer(["ba do ki lu ne po ra si tu ze"])[0].numpy()
+    kept = tokenizer.detokenize(ids[None, :7])[0].numpy().decode()
+    assert short(["ba do ki lu ne po ra si tu ze"]) == short([kept])
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams):
+    translator = make_translator(
+        tokenizer, num_beams=num_beams, length_penalty=generation.AverageLength(1.0), max_source_length=32
+    )
+    texts = [s.encode() for s in sentences(200, seed=9)] + GARBAGE
+    expected, expected_scores = translator.translate_with_scores(texts)
+    translator.export(tmp_path / "first")
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    (tmp_path / "texts.json").write_text(json.dumps([list(t) for t in texts]))
+    finished = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, tmp_path / "second", tmp_path / "texts.json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    translations, scores = json.loads(finished.stdout.splitlines()[-1])
+    assert translations == expected
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+
+
+def test_export_holds_no_op_but_stock_ones_and_tensorflow_text(translator, tmp_path):
+    translator.export(tmp_path / "model")
+    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "model" / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    ops = {node.op for node in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
+    assert {op for op in ops if "sentencepiece" in op.lower() and not op.startswith("__inference")} == {
+        "SentencepieceOp",
+        "SentencepieceTokenizeOp",
+        "SentencepieceDetokenizeOp",
+    }
+    assert "PyFunc" not in ops and "EagerPyFunc" not in ops
+
+
+def test_export_refuses_an_existing_path_and_leaves_it_alone(translator, tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "mine").write_text("precious")
+    with pytest.raises(FileExistsError, match="model exists"):
+        translator.export(path)
+    assert (path / "mine").read_text() == "precious"
+
+
+def test_failed_export_leaves_nothing(translator, tmp_path, monkeypatch):
+    def full_disk(module, path, **kwargs):
+        from pathlib import Path
+
+        Path(path).mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        translator.export(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_model_serves_in_float32(tokenizer):
+    model = models.Transformer(
+        tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32, dtype="mixed_float16"
+    )
+    translator = tasks.Translator(model, tokenizer)
+    assert translator.model.compute_dtype == "float32"
+    for ours, theirs in zip(translator.model.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_tokenizer_larger_than_the_model_is_refused(tokenizer):
+    model = models.Transformer(50, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32)
+    with pytest.raises(ValueError, match="Received: 97 tokens, 50 embeddings"):
+        tasks.Translator(model, tokenizer)
