@@ -15,5 +15,5 @@ def seed():
 
 
 def pytest_configure(config):
-    # Keras 3.15 saves a variable by `np.array(variable)`, whose `__array__` NumPy 2 finds out of date: not ours to mend.
+    # Keras 3.15 saves variables by `np.array(variable)`, whose `__array__` NumPy 2 finds out of date: not ours to mend.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation doesn't accept:DeprecationWarning")

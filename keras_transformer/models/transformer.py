@@ -126,6 +126,8 @@ class Transformer(keras.Model):
             )
 
         def final_norm(name):
+            if not normalize_first:  # each block ends with a normalisation already
+                return keras.layers.Identity(dtype=self.dtype_policy, name=name)
             return keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name=name)
 
         self.token_embedding = table(vocabulary_size, "token_embedding")
@@ -139,8 +141,8 @@ class Transformer(keras.Model):
         self.decoder_dropout = Dropout(dropout, dtype=self.dtype_policy, name="decoder_dropout")
         self.encoder_blocks = [block(EncoderBlock, f"encoder_block_{i}") for i in range(num_layers)]
         self.decoder_blocks = [block(DecoderBlock, f"decoder_block_{i}") for i in range(num_layers)]
-        self.encoder_norm = final_norm("encoder_norm") if normalize_first else None
-        self.decoder_norm = final_norm("decoder_norm") if normalize_first else None
+        self.encoder_norm = final_norm("encoder_norm")
+        self.decoder_norm = final_norm("decoder_norm")
         self._generate_functions = {}
         # All shapes are known, so the weights exist from the start: count_params and set_weights need no call.
         self.build({"encoder_token_ids": (None, None), "decoder_token_ids": (None, None)})
@@ -164,9 +166,8 @@ class Transformer(keras.Model):
             block.build(states)
         for block in self.decoder_blocks:
             block.build(states, states)
-        if self.normalize_first:
-            self.encoder_norm.build(states)
-            self.decoder_norm.build(states)
+        self.encoder_norm.build(states)
+        self.decoder_norm.build(states)
 
     def call(self, inputs, training=None):
         missing = {"encoder_token_ids", "decoder_token_ids"} - set(inputs)
@@ -202,7 +203,7 @@ class Transformer(keras.Model):
             if return_attention_scores:
                 x, block_scores = x
                 scores.append(block_scores)
-        x = self.encoder_norm(x) if self.normalize_first else x
+        x = self.encoder_norm(x)
         return (x, scores) if return_attention_scores else x
 
     def decode(
@@ -243,7 +244,7 @@ class Transformer(keras.Model):
             if return_attention_scores:
                 scores.append(results.pop())
             x = results[0]
-        x = self.decoder_norm(x) if self.normalize_first else x
+        x = self.decoder_norm(x)
         results = [x]
         if return_attention_scores:
             results.append(scores)

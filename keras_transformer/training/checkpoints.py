@@ -12,7 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-_EPOCH_FILE = re.compile(r"epoch-(\d{4,})\.npz")
+_EPOCH_FILE = re.compile(r"epoch-\d{4,}\.npz")
 _INTERRUPTED = "interrupted.npz"
 
 
@@ -59,14 +59,13 @@ class Checkpoints(keras.callbacks.Callback):
         self.directory = Path(directory)
         self.keep = keep
         self._epoch = 0
+        self._resumed_step = 0
         self._updates_before_epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
-        if self._updates_before_epoch is None:  # the rest of an epoch that was interrupted
-            self._updates_before_epoch = int(self.model.optimizer.iterations) - self._resumed_step
-        else:
-            self._updates_before_epoch = int(self.model.optimizer.iterations)
+        self._updates_before_epoch = int(self.model.optimizer.iterations) - self._resumed_step
+        self._resumed_step = 0
 
     def on_epoch_end(self, epoch, logs=None):
         self._save(self.directory / f"epoch-{epoch + 1:04d}.npz", Place(epoch + 1, 0))
@@ -84,7 +83,7 @@ class Checkpoints(keras.callbacks.Callback):
     def epochs(self):
         """The files of whole epochs, oldest first."""
         found = [path for path in self.directory.glob("epoch-*.npz") if _EPOCH_FILE.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(_EPOCH_FILE.fullmatch(path.name)[1]))
+        return sorted(found, key=lambda path: int(path.stem.removeprefix("epoch-")))
 
     def restore(self, model):
         """Puts `model`, built and compiled, into the state of the newest readable file.
@@ -98,15 +97,16 @@ class Checkpoints(keras.callbacks.Callback):
             candidates.insert(0, self.directory / _INTERRUPTED)
         for path in candidates:
             try:
-                with np.load(path, allow_pickle=False) as file:
+                # Opened here, since NumPy does not close a file that it finds to be no archive.
+                with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                     arrays = [file[f"{index:05d}"] for index in range(len(file.files) - 1)]
                     place = Place(*(int(x) for x in file["place"]))
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 print(f"{path} cannot be read ({error}): taking the one before it.")
                 continue
             _assign(_variables(model), arrays, path)
-            self._resumed_step = place.step
-            self._updates_before_epoch = None if place.step else int(model.optimizer.iterations)
+            self._epoch, self._resumed_step = place
+            self._updates_before_epoch = int(model.optimizer.iterations) - place.step
             return place
         return Place(0, 0)
 

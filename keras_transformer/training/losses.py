@@ -30,7 +30,7 @@ def smoothed_cross_entropy(labels, logits, label_smoothing=0.1):
         if label_smoothing:
             value = value - label_smoothing * ops.mean(z, axis=-1)
 
-        def gradient(upstream, *args, **kwargs):
+        def gradient(*args, upstream=None):  # Keras hands it over by name on PyTorch, by place elsewhere
             upstream = args[0] if upstream is None else upstream
             target = ops.where(
                 ops.equal(ops.arange(vocabulary_size, dtype="int32"), labels[..., None]),

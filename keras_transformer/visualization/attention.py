@@ -31,15 +31,14 @@ def plot_attention(scores, queries, keys, path, title=None):
     width, height = 1.2 + 0.3 * len(keys), 1.2 + 0.3 * len(queries)
     figure = Figure(figsize=(columns * width, rows * height + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    image = None
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (name, weights) in zip(axes.flat, panels, strict=False):
-        image = axis.imshow(weights, vmin=0.0, vmax=1.0, cmap="magma_r")
+        axis.imshow(weights, vmin=0.0, vmax=1.0, cmap="magma_r")
         axis.set_title(name, fontsize=9)
         axis.set_xticks(range(len(keys)), keys, rotation=90, fontsize=7)
         axis.set_yticks(range(len(queries)), queries, fontsize=7)
-    figure.colorbar(image, ax=axes, shrink=0.6, label="attention weight")
+    figure.colorbar(axes.flat[0].images[0], ax=axes, shrink=0.6, label="attention weight")
     if title:
         figure.suptitle(title, fontsize=10)
     with complete_or_absent(path) as temporary:

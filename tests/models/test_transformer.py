@@ -332,7 +332,8 @@ in_half_precision_they_do_not = pytest.mark.xfail(
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float32", *(pytest.param(f"mixed_{x}", marks=in_half_precision_they_do_not) for x in ("float16", "bfloat16"))]
+    "dtype",
+    ["float32", *(pytest.param(f"mixed_{x}", marks=in_half_precision_they_do_not) for x in ("float16", "bfloat16"))],
 )
 def test_logits_have_one_shape_and_dtype(dtype):
     model = transformer(dtype=dtype, num_layers=1)

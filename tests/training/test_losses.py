@@ -48,8 +48,8 @@ def test_labels_of_any_dtype(labels_dtype):
 @pytest.mark.parametrize("smoothing", SMOOTHING)
 def test_gradients_are_those_of_the_formula(smoothing):
     logits, labels = logits_and_labels()
-    weights = np.random.default_rng(0).normal(size=(B, T)).astype("float32")
-    target = smoothed_labels(labels, V, smoothing).astype("float32")
+    weights = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(B, T)).astype("float32"))
+    target = ops.convert_to_tensor(smoothed_labels(labels, V, smoothing).astype("float32"))
     (found,) = gradients(lambda z: ops.sum(weights * smoothed_cross_entropy(labels, z, smoothing)), logits)
     (expected,) = gradients(
         lambda z: -ops.sum(weights * ops.sum(target * ops.log_softmax(z, axis=-1), axis=-1)), logits
@@ -103,7 +103,11 @@ def test_the_loss_is_a_mean_over_real_tokens():
     np.testing.assert_allclose(float(loss(labels, logits, weight)), expected, rtol=1e-6)
     logits[weight == 0], labels[weight == 0] = 1000.0, 0
     np.testing.assert_allclose(float(loss(labels, logits, weight)), expected, rtol=1e-6)
-    more = (np.pad(labels, ((0, 0), (0, 3))), np.pad(logits, ((0, 0), (0, 3), (0, 0))), np.pad(weight, ((0, 0), (0, 3))))
+    more = (
+        np.pad(labels, ((0, 0), (0, 3))),
+        np.pad(logits, ((0, 0), (0, 3), (0, 0))),
+        np.pad(weight, ((0, 0), (0, 3))),
+    )
     np.testing.assert_allclose(float(loss(*more)), expected, rtol=1e-6)
 
 

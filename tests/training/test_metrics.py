@@ -36,9 +36,7 @@ def test_evaluate_with_uneven_batches_is_numpy_over_real_tokens(batch_size):
         run_eagerly=True,
     )
     logits, labels, weight = data()
-    found = model.evaluate(
-        logits, labels, sample_weight=weight, batch_size=batch_size, verbose=0, return_dict=True
-    )
+    found = model.evaluate(logits, labels, sample_weight=weight, batch_size=batch_size, verbose=0, return_dict=True)
     for name, value in expected_of(logits, labels, weight).items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5)  # float32 sums of 21 terms; exp of 2 of them
     assert set(found) == {"loss", "cross_entropy", "perplexity", "accuracy"}
