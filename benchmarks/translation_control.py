@@ -147,6 +147,8 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0  # the layer's argument would drop attention weights too
+            elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+                module.dropout.p = 0.0  # and inside the feed-forward network, where neither the paper nor we drop
         # The stacks copy one layer: without this all four would start out equal.
         for name, weight in self.named_parameters():
             if weight.dim() > 1:
