@@ -25,6 +25,8 @@ import tensorflow as tf
 
 from keras_transformer import generation, models, tasks, text, training, visualization
 
+POOL_SIZE = 50_000  # pairs that are sorted by length together
+
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,7 +49,14 @@ def parse_arguments():
     model.add_argument("--epochs", type=int, help="epochs to train for (default: 2 for numbers, else 20)")
     model.add_argument("--updates", type=int, help="stop after so many updates, whatever the epoch")
     model.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch on a side, padding included")
-    model.add_argument("--buckets", type=int, help="number of batch shapes (default: 2 for numbers, else 6)")
+    model.add_argument(
+        "--buckets", type=int, help="number of batch shapes (default: 32; with XLA 2 for numbers, else 8)"
+    )
+    model.add_argument(
+        "--jit",
+        action=argparse.BooleanOptionalAction,
+        help="compile with XLA: faster steps, but seconds to minutes for each batch shape (default: on a GPU only)",
+    )
     model.add_argument("--learning-rate", type=float, default=5e-3, help="its peak (default: 5e-3)")
     model.add_argument("--warmup", type=int, default=500, help="updates until the peak (default: 500)")
     model.add_argument("--label-smoothing", type=float, default=0.1)
@@ -108,7 +117,9 @@ def main():
     by_default = not (args.source or args.target or args.tsv)
     models.preset_config(args.preset)  # an unknown name is refused before any work
     args.epochs = args.epochs or (1 if args.quick else 2 if by_default else 20)
-    args.buckets = args.buckets or (1 if args.quick else 2 if by_default else 6)
+    if args.jit is None:
+        args.jit = bool(tf.config.list_physical_devices("GPU"))
+    args.buckets = args.buckets or (32 if not args.jit else 2 if by_default else 8)
     args.vocabulary_size = args.vocabulary_size or (512 if by_default else 8000)
     output = Path(args.output)
     saved_model, checkpoint_directory = output / "saved_model", output / "checkpoints"
@@ -138,22 +149,19 @@ def main():
     histogram = text.length_histogram(examples(train))
     lengths = text.choose_lengths(histogram, args.buckets)
     updates_an_epoch = text.count_batches(histogram, args.batch_tokens, lengths)
-    print("Batches of (sentences, pieces):", *text.shapes(args.batch_tokens, lengths))
+    print("Batches of sentences x pieces:", *(f"{rows}x{n}" for rows, n in text.shapes(args.batch_tokens, lengths)))
 
     def training_batches(place):
         """The batches of the epochs from `place` on, each epoch in an order of its own that the seed fixes."""
         batches = text.batch_by_tokens(
-            examples(train),
-            args.batch_tokens,
-            lengths,
-            seed=args.seed,
-            shuffle_buffer=50_000,
-            initial_epoch=place.epoch,
-        )
-        return batches.skip(place.step).apply(tf.data.experimental.assert_cardinality(updates_an_epoch - place.step))
+            examples(train), args.batch_tokens, lengths, POOL_SIZE, seed=args.seed, initial_epoch=place.epoch
+        ).skip(place.step)
+        if dropped.total > POOL_SIZE:  # how many batches the pools make is not known beforehand
+            return batches
+        return batches.apply(tf.data.experimental.assert_cardinality(updates_an_epoch - place.step))
 
     validation = text.batch_by_tokens(
-        examples(valid), args.batch_tokens, [*lengths[:-1], max(lengths[-1], args.max_length)], shuffle_buffer=0
+        examples(valid), args.batch_tokens, [*lengths[:-1], max(lengths[-1], args.max_length)], shuffle=False
     )
     validation = validation.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in validation)))
 
@@ -176,11 +184,11 @@ def main():
     )
     model.compile(
         optimizer=optimizer,
-        loss=training.SmoothedCrossEntropy(args.label_smoothing),
-        weighted_metrics=[training.CrossEntropy(), training.TokenAccuracy()],
-        jit_compile=True,
+        loss=training.LinearCrossEntropy(args.label_smoothing),
+        jit_compile=args.jit,
     )
-    print(f"{model.count_params():,} parameters, compiled with XLA; the first batch of each shape takes longer.")
+    compiled = "compiled with XLA, each batch shape at its first use" if args.jit else "as a graph, without XLA"
+    print(f"{model.count_params():,} parameters, {compiled}.")
 
     checkpoints = training.Checkpoints(checkpoint_directory, keep=max(args.average, 2))
     place = checkpoints.restore(model) if args.resume else training.Place(0, 0)

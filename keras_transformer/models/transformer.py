@@ -9,10 +9,11 @@ from keras_transformer import generation
 from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
 from keras_transformer.models.decoding import CachedDecoder
 from keras_transformer.models.presets import preset_config
+from keras_transformer.models.vocabulary_end import VocabularyEnd
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class Transformer(keras.Model):
+class Transformer(VocabularyEnd):
     """Embeddings, `num_layers` encoder and decoder blocks, and the softmax's logits (Vaswani et al. 2017).
 
     One table of embeddings serves source, target and output (section 3.4), scaled by `sqrt(D)` on the way in.
@@ -121,6 +122,7 @@ class Transformer(keras.Model):
                 size,
                 hidden_dim,
                 embeddings_initializer=keras.initializers.RandomNormal(stddev=hidden_dim**-0.5),
+                reverse_dtype=self.compute_dtype,  # else the largest product of the model is in float32 always
                 dtype=self.dtype_policy,
                 name=name,
             )
@@ -185,7 +187,7 @@ class Transformer(keras.Model):
             decoder_padding_mask=inputs.get("decoder_padding_mask"),
             training=training,
         )
-        return self.logits(hidden)
+        return self.end(hidden)
 
     def encoder_padding_mask(self, inputs):
         """The mask `(B, S)` of `inputs`, or the one that leaves pad ids out; None if there is no pad id."""
@@ -255,6 +257,9 @@ class Transformer(keras.Model):
     def logits(self, hidden):
         """Logits `(B, T, V)` of the decoder's states `(B, T, D)`."""
         return self.target_token_embedding(hidden, reverse=True)
+
+    def output_table(self):
+        return self.target_token_embedding.embeddings
 
     def make_cache(self, encoder_states, max_length, num_beams=1):
         """An empty cache for `max_length` decoder positions of `num_beams` rows a sentence."""

@@ -7,12 +7,15 @@ declared beforehand, and `choose_lengths` places them where they waste least.
 import bisect
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+# Examples are handled in ragged batches of so many: one by one, tf.data takes a hundred microseconds for each.
+EXAMPLES_TOGETHER = 1024
 
 
 def shapes(batch_tokens: int, lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -37,26 +40,28 @@ def batch_by_tokens(
     dataset: tf.data.Dataset,
     batch_tokens: int,
     lengths: Sequence[int],
-    shuffle_buffer: int = 10_000,
+    pool_size: int = 50_000,
+    shuffle: bool = True,
     seed: int | None = None,
     pad_token_id: int = 0,
     initial_epoch: int = 0,
 ) -> tf.data.Dataset:
     """Batches of examples of like length, in the shapes `shapes(batch_tokens, lengths)` only.
 
-    An example goes to the smallest length that holds its longest vector; all its vectors are padded
-    to that length. What is left in a bucket at the end of an epoch is filled up with rows that are
-    all padding, so that each example comes through exactly once an epoch. Examples wait in the
-    shuffle buffer and in the buckets, nowhere else: memory does not grow with the dataset.
+    Examples are read into a pool of about `pool_size`, sorted by length and cut into batches: a batch has the
+    smallest of `lengths` that holds its longest vector, and as many rows as fit. Only the last batch of a pool
+    is filled up, with rows that are all padding, so that each example comes through exactly once an epoch. Memory
+    holds two pools and does not grow with the dataset.
 
     Args:
-        dataset: examples, any structure of vectors, such as `shift` makes. Integers are padded with
-            `pad_token_id`, other values (the weights) with zero.
+        dataset: examples, any structure of vectors or of ragged batches of vectors `(B, None)`, such as `to_examples`
+            and `shift` make. Integers are padded with `pad_token_id`, other values (the weights) with zero.
         batch_tokens: most positions of a batch, on each side.
-        lengths: increasing lengths of the buckets; see `choose_lengths`. Iterating raises
+        lengths: increasing lengths of the batches; see `choose_lengths`. Iterating raises
             `tf.errors.InvalidArgumentError` at an example longer than the last.
-        shuffle_buffer: number of examples to draw the next one from; 0 keeps the order, as
-            evaluation wants it.
+        pool_size: number of examples sorted together. Shuffling happens inside the pool, so a file that is
+            larger and in some order (by source, say) should be shuffled once on disk.
+        shuffle: whether equally long examples meet in new company each epoch, and batches come in random order.
         seed: of the order, which is a function of the seed and the epoch alone. None draws a seed
             from Python's `random`, which `keras.utils.set_random_seed` seeds.
         pad_token_id: fills the integer vectors.
@@ -67,64 +72,82 @@ def batch_by_tokens(
         A dataset of the same structure, each vector now `(rows, length)`.
     """
     table = shapes(batch_tokens, lengths)
-    _check_vectors(dataset, "dataset")
-    if shuffle_buffer > 0:
-        dataset = _shuffled(dataset, shuffle_buffer, random.getrandbits(31) if seed is None else seed, initial_epoch)
-    rows_of = tf.constant([rows for rows, _ in table], tf.int64)
-    length_of = tf.constant([length for _, length in table], tf.int64)
-    # With buckets of several shapes only what they share is static.
+    if pool_size < 1:
+        raise ValueError(f"pool_size must be at least 1, received {pool_size}.")
+    dataset = _ragged(dataset)
+    pools = dataset.ragged_batch(-(-pool_size // EXAMPLES_TOGETHER)).prefetch(1).enumerate()
+    seed = random.getrandbits(31) if seed is None else seed
+    # With several shapes only what they share is static.
     static = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*table, strict=True)]
-    padding = tf.nest.map_structure(lambda spec: _padding(spec.dtype, pad_token_id), dataset.element_spec)
+    # Where tf.data runs; by default the variable would be placed on a GPU.
+    with tf.device("CPU:0"):
+        next_epoch = tf.Variable(initial_epoch, dtype=tf.int64, trainable=False)
 
-    def bucket(*example: Any) -> tf.Tensor:
-        longest = _longest(example)
-        fits = tf.debugging.Assert(
-            longest <= length_of[-1],
-            [
-                "an example is longer than the last of lengths, drop it or add a length: received",
-                longest,
-            ],
-        )
-        with tf.control_dependencies([fits]):
-            return tf.searchsorted(length_of, longest[tf.newaxis], out_type=tf.int64)[0]
+    def epoch(_: tf.Tensor) -> tf.data.Dataset:
+        number = next_epoch.assign_add(1) - 1
+        return pools.flat_map(lambda index, pool: batches(key(number, index), pool))
 
-    def whole(arguments: tuple[Any, ...]) -> Any:
-        # tf.data passes the parts of a tuple one by one and anything else as one argument.
-        return arguments if isinstance(padding, tuple) else arguments[0]
+    def key(*numbers: tf.Tensor) -> tf.Tensor:
+        folded = tf.constant([seed, 0], tf.int64)
+        for number in numbers:
+            folded = tf.random.experimental.stateless_fold_in(folded, number)
+        return folded
 
-    def batch(key: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
-        rows, length = rows_of[key], length_of[key]
+    def batches(key: tf.Tensor, pool: Any) -> tf.data.Dataset:
+        pool = tf.nest.map_structure(lambda x: x.merge_dims(0, 1), pool, expand_composites=False)
+        longest = _longest(pool)
+        order = tf.range(tf.size(longest))
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, key)
+        order = tf.gather(order, tf.argsort(-tf.gather(longest, order), stable=True))
+        starts, rows, sizes = _cut(tf.gather(longest, order), table)
+        cuts = tf.range(tf.size(starts))
+        if shuffle:
+            cuts = tf.random.experimental.stateless_shuffle(cuts, key + 1)
 
-        def fill(vectors: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-            missing = rows - tf.shape(vectors, tf.int64)[0]
-            filled = tf.pad(vectors, [[0, missing], [0, 0]], constant_values=value)
-            filled.set_shape(static)
-            return filled
+        def batch(cut: tf.Tensor) -> Any:
+            members = order[starts[cut] : starts[cut] + rows[cut]]
 
-        lengths = tf.nest.map_structure(lambda _: length[tf.newaxis], padding)
-        batches = window.padded_batch(rows, lengths, padding)
-        return batches.map(lambda *vectors: tf.nest.map_structure(fill, whole(vectors), padding))
+            def dense(vectors: tf.RaggedTensor) -> tf.Tensor:
+                fill = tf.constant(pad_token_id if vectors.dtype.is_integer else 0, vectors.dtype)
+                padded = tf.gather(vectors, members).to_tensor(fill)
+                missing = tf.stack([rows[cut], sizes[cut]]) - tf.shape(padded)
+                padded = tf.pad(padded, tf.stack([tf.zeros_like(missing), missing], axis=1), constant_values=fill)
+                padded.set_shape(static)
+                return padded
 
-    batches = dataset.group_by_window(bucket, batch, window_size_func=lambda key: rows_of[key])
-    return batches.prefetch(tf.data.AUTOTUNE)
+            return tf.nest.map_structure(dense, pool, expand_composites=False)
+
+        return tf.data.Dataset.from_tensor_slices(cuts).map(batch, num_parallel_calls=2, deterministic=True)
+
+    epochs = tf.data.Dataset.from_tensors(0).flat_map(epoch)
+    # The graph holds the variable's handle only: the dataset keeps it alive.
+    epochs.next_epoch = next_epoch
+    return epochs.prefetch(tf.data.AUTOTUNE)
 
 
 def length_histogram(dataset: tf.data.Dataset) -> Counter[int]:
     """How many examples have each length, that of their longest vector. Reads the dataset once."""
-    _check_vectors(dataset, "dataset")
-    lengths = dataset.map(lambda *example: _longest(example), num_parallel_calls=tf.data.AUTOTUNE)
+    lengths = _ragged(dataset).map(lambda *examples: _longest(examples), num_parallel_calls=tf.data.AUTOTUNE)
     histogram: Counter[int] = Counter()
-    for batch in lengths.batch(1024).as_numpy_iterator():
+    for batch in lengths.as_numpy_iterator():
         histogram.update(batch.tolist())
     return histogram
 
 
 def count_batches(histogram: Counter[int], batch_tokens: int, lengths: Sequence[int]) -> int:
-    """How many batches an epoch has: `batch_by_tokens` of the same arguments makes as many of these examples."""
-    counts = [0] * len(lengths)
-    for length, count in histogram.items():
-        counts[bisect.bisect_left(lengths, length)] += count
-    return sum(-(-count // rows) for count, (rows, _) in zip(counts, shapes(batch_tokens, lengths), strict=True))
+    """How many batches an epoch has: as many as `batch_by_tokens` makes of these examples in one pool."""
+    rows_of = dict(zip(lengths, (rows for rows, _ in shapes(batch_tokens, lengths)), strict=True))
+    batches = room = 0
+    for length in sorted(histogram, reverse=True):
+        count = histogram[length] - room
+        if count > 0:
+            rows = rows_of[lengths[bisect.bisect_left(lengths, length)]]
+            batches += -(-count // rows)
+            room = -count % rows
+        else:
+            room = -count
+    return batches
 
 
 def choose_lengths(
@@ -182,43 +205,61 @@ def choose_lengths(
     return chosen[::-1]
 
 
-def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: int, initial_epoch: int) -> tf.data.Dataset:
-    """The dataset in an order that (seed, epoch) fixes, each iteration being the next epoch.
-
-    `Dataset.shuffle(reshuffle_each_iteration=True)` cannot start at a later epoch, so the epochs
-    are counted here.
-    """
-    # Where tf.data runs; by default the variable would be placed on a GPU.
-    with tf.device("CPU:0"):
-        next_epoch = tf.Variable(initial_epoch, dtype=tf.int64, trainable=False)
-
-    def epoch(_: tf.Tensor) -> tf.data.Dataset:
-        # In this function's graph only: otherwise the global seed of the process would be mixed
-        # into the order. Odd, since TensorFlow refuses a graph seed of 0 beside a tensor.
-        tf.random.set_seed(2 * seed + 1)
-        return dataset.shuffle(buffer, seed=next_epoch.assign_add(1) - 1, reshuffle_each_iteration=False)
-
-    epochs = tf.data.Dataset.from_tensors(0).flat_map(epoch)
-    # The graph holds the variable's handle only: the dataset keeps it alive.
-    epochs.next_epoch = next_epoch
-    return epochs
-
-
-def _check_vectors(dataset: tf.data.Dataset, argument: str) -> None:
-    if any(spec.shape.rank != 1 for spec in tf.nest.flatten(dataset.element_spec)):
-        raise ValueError(
-            f"{argument} must hold examples made of vectors, received {dataset.element_spec}: pass "
-            "single examples, not batches."
+def _ragged(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The examples in ragged batches, as they may be already."""
+    specs = tf.nest.flatten(dataset.element_spec)
+    if all(isinstance(spec, tf.RaggedTensorSpec) and spec.shape.rank == 2 for spec in specs):
+        return dataset
+    if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank == 1 for spec in specs):
+        # Vectors that are all of one length come out dense.
+        return _mapped(
+            dataset.ragged_batch(EXAMPLES_TOGETHER),
+            lambda batch: batch if isinstance(batch, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(batch),
         )
+    raise ValueError(
+        f"dataset must hold vectors or ragged batches of vectors, received {dataset.element_spec}: pass examples "
+        "before they are padded."
+    )
 
 
-def _longest(example: Any) -> tf.Tensor:
-    """Length of the longest vector of an example, int64 `()`."""
-    return tf.reduce_max([tf.size(vector, tf.int64) for vector in tf.nest.flatten(example)])
+def _mapped(dataset: tf.data.Dataset, function: Callable[[Any], Any]) -> tf.data.Dataset:
+    """The dataset with `function` of each part of its elements."""
+
+    def each(*parts: Any) -> Any:
+        # tf.data passes the parts of a tuple one by one and anything else as one argument.
+        element = parts if isinstance(dataset.element_spec, tuple) else parts[0]
+        return tf.nest.map_structure(function, element, expand_composites=False)
+
+    return dataset.map(each)
 
 
-def _padding(dtype: tf.DType, pad_token_id: int) -> tf.Tensor:
-    return tf.constant(pad_token_id if dtype.is_integer else 0, dtype)
+def _longest(examples: Any) -> tf.Tensor:
+    """Length of the longest vector of each example of a ragged batch, int32 `(B,)`."""
+    sides = tf.nest.flatten(examples, expand_composites=False)
+    return tf.reduce_max(tf.stack([tf.cast(side.row_lengths(), tf.int32) for side in sides]), axis=0)
+
+
+def _cut(longest: tf.Tensor, table: list[tuple[int, int]]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Where each batch starts, its rows and its length, int32 `(n,)`, for examples of falling lengths `(P,)`."""
+    rows_of, length_of = (tf.constant(side, tf.int32) for side in zip(*table, strict=True))
+    fits = tf.debugging.Assert(
+        tf.reduce_all(longest <= length_of[-1]),
+        [
+            "an example is longer than the last of lengths, drop it or add a length: received",
+            tf.reduce_max(longest),
+        ],
+    )
+    with tf.control_dependencies([fits]):
+        shape = tf.searchsorted(length_of, longest)
+    count = tf.size(longest)
+
+    def next_batch(start: tf.Tensor, starts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        return start + rows_of[shape[start]], starts.write(starts.size(), start)
+
+    starts = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[])
+    _, starts = tf.while_loop(lambda start, _: start < count, next_batch, (tf.constant(0), starts))
+    starts = starts.stack()
+    return starts, tf.gather(rows_of, tf.gather(shape, starts)), tf.gather(length_of, tf.gather(shape, starts))
 
 
 def _histogram(dataset_or_lengths: Any) -> Counter[int]:

@@ -6,11 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from .batching import EXAMPLES_TOGETHER
 from .tokenizers import SentencePieceTokenizer
-
-# One call of the tokenizer for so many pairs: enough that the cost of a call vanishes, few enough
-# to stay small.
-TOKENIZED_TOGETHER = 1024
 
 
 class Dropped(NamedTuple):
@@ -50,8 +47,8 @@ def to_examples(
         max_length: most tokens of a side, special token included.
 
     Returns:
-        A dataset of `(source_ids, target_ids)`, int32 vectors: the source ends with the end token,
-        the target is raw.
+        A dataset of `(source_ids, target_ids)`, int32 ragged batches `(B, None)` of up to 1,024 pairs: the source
+        ends with the end token, the target is raw. `unbatch()` gives single examples.
     """
     tokenize = _tokenize(pairs, source_tokenizer, target_tokenizer, max_length)
 
@@ -62,8 +59,8 @@ def to_examples(
         ended = tf.concat([source_ids, end], axis=1)
         return tf.ragged.boolean_mask(ended, kept), tf.ragged.boolean_mask(target_ids, kept)
 
-    batches = pairs.batch(TOKENIZED_TOGETHER)
-    return batches.map(examples, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+    batches = pairs.batch(EXAMPLES_TOGETHER)
+    return batches.map(examples, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def count_dropped(
@@ -83,7 +80,7 @@ def count_dropped(
         _, _, too_long, empty = tokenize(source, target)
         return tf.stack([tf.math.count_nonzero(flags) for flags in (too_long & ~empty, empty, empty | ~empty)])
 
-    batches = pairs.batch(TOKENIZED_TOGETHER)
+    batches = pairs.batch(EXAMPLES_TOGETHER)
     total = batches.map(counts, num_parallel_calls=tf.data.AUTOTUNE).reduce(tf.zeros([3], tf.int64), tf.add)
     too_long, empty, count = (int(number) for number in total)
     return Dropped(too_long, empty, count, max_length)

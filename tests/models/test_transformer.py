@@ -326,15 +326,7 @@ def test_half_precision_is_near_float32(plain, dtype, tolerance):
     assert {w.dtype for w in half.trainable_weights} == {"float32"}
 
 
-in_half_precision_they_do_not = pytest.mark.xfail(
-    reason="ReversibleEmbedding has autocast off: float32 inside a call of the model, half outside", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    ["float32", *(pytest.param(f"mixed_{x}", marks=in_half_precision_they_do_not) for x in ("float16", "bfloat16"))],
-)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_logits_have_one_shape_and_dtype(dtype):
     model = transformer(dtype=dtype, num_layers=1)
     data = inputs()

@@ -19,7 +19,7 @@ def dataset(*pairs):
 
 
 def listed(examples):
-    return [(source.numpy().tolist(), target.numpy().tolist()) for source, target in examples]
+    return [(source.numpy().tolist(), target.numpy().tolist()) for source, target in examples.unbatch()]
 
 
 def test_source_ends_and_target_is_raw(tokenizer):
@@ -68,7 +68,7 @@ def test_order_is_kept_over_many_batches(tokenizer):
 
 
 def test_infinite_pairs(tokenizer):
-    examples = to_examples(dataset(("a", "b")).repeat(), tokenizer, tokenizer)
+    examples = to_examples(dataset(("a", "b")).repeat(), tokenizer, tokenizer).unbatch()
     assert len(list(itertools.islice(examples, 1500))) == 1500
 
 
