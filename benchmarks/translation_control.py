@@ -24,15 +24,6 @@ import time
 import numpy as np
 import sacrebleu
 import sentencepiece
-
-# The logits and their gradients are blocks of some 140 MB. By default glibc takes each from the system and hands it
-# back, every update; clearing the pages costs a quarter of the time. torch reads its variable when it first allocates.
-if platform.libc_ver()[0] == "glibc":
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-    ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
-    ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -41,6 +32,19 @@ PAD, UNK, START, END = range(4)
 LAYERS, HEADS, HIDDEN, INNER = 4, 4, 128, 256
 LONGEST_PAIR = 100  # ids on either side, its end id included; longer training pairs are dropped
 VALIDATE_EVERY, SAVE_EVERY, REPORT_EVERY = 500, 100, 50
+
+
+def keep_freed_memory():
+    """Lets glibc keep what it is given back; call before the first tensor is made.
+
+    The logits and their gradients are blocks of some 140 MB. By default glibc takes each from the system and hands it
+    back, every update; clearing the pages costs a quarter of the time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4
+        ctypes.CDLL(None).mallopt(mmap_max, 0)
+        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 # Text -> ids
@@ -412,6 +416,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     os.makedirs(args.output, exist_ok=True)
