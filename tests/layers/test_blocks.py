@@ -315,10 +315,11 @@ def test_dropout_is_for_training_and_has_a_place_of_its_own_on_attention():
     assert (none._self_attention_layer.dropout, encoder(dropout=0.5)._self_attention_layer.dropout) == (0.0, 0.5)
 
 
-@pytest.mark.parametrize("shape", [(17, 3, 13), (3, 13, 17)])
-def test_projections_start_as_wide_as_matrices(shape):
+# To three heads of 13 (queries, keys and values together are one matrix), from them, and a matrix as it is.
+@pytest.mark.parametrize("shape, fans", [((17, 3, 13), 17 + 3 * 39), ((3, 13, 17), 39 + 17), ((17, 39), 17 + 39)])
+def test_projections_start_as_wide_as_matrices(shape, fans):
     values = numpy(ProjectionGlorotUniform(seed=3)(shape))
-    limit = np.sqrt(6 / (17 + 3 * 13))
+    limit = np.sqrt(6 / fans)
     assert 0.95 * limit < np.abs(values).max() <= limit
     clone = ProjectionGlorotUniform.from_config(ProjectionGlorotUniform(seed=3).get_config())
     np.testing.assert_array_equal(numpy(clone(shape)), values)
