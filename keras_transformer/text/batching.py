@@ -123,7 +123,11 @@ def batch_by_tokens(
     epochs = tf.data.Dataset.from_tensors(0).flat_map(epoch)
     # The graph holds the variable's handle only: the dataset keeps it alive.
     epochs.next_epoch = next_epoch
-    return epochs.prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    # Each epoch is an iterator of its own, and the end of an iterator waits for the thread that tunes it: now and then
+    # for most of a minute (TensorFlow 2.21), in which nothing is trained.
+    options.autotune.enabled = False
+    return epochs.prefetch(4).with_options(options)
 
 
 def length_histogram(dataset: tf.data.Dataset) -> Counter[int]:
