@@ -9,8 +9,10 @@ Without arguments it needs no data and no network: it learns to read numbers out
 """
 
 import argparse
+import math
 import os
 import random
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -28,8 +30,32 @@ from keras_transformer import generation, models, tasks, text, training, visuali
 POOL_SIZE = 50_000  # pairs that are sorted by length together
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the rest of this script does."""
+
+    def error(self, message):
+        raise ValueError(f"{message}. See --help.")
+
+
+def at_least(lowest, kind=int, below=math.inf):
+    """Reads a number, so that one out of range is refused at once and by the name of its argument."""
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not lowest <= value < below:
+            what = "a whole number" if kind is int else "a number"
+            bound = f" and less than {below}" if below < math.inf else ""
+            raise argparse.ArgumentTypeError(f"must be {what} of at least {lowest}{bound}, received {text}")
+        return value
+
+    return read
+
+
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data (default: numbers from 0 to 99,999, in words)")
     data.add_argument("--source", help="training sentences, one a line, plain or .gz")
     data.add_argument("--target", help="their translations, line by line")
@@ -39,41 +65,63 @@ def parse_arguments():
     data.add_argument("--test-source", help="sentences translated and scored at the end (default: the validation set)")
     data.add_argument("--test-target", help="their translations")
     data.add_argument("--vocabulary", help="a SentencePiece model; learned from the training files if it is missing")
-    data.add_argument("--vocabulary-size", type=int, help="pieces of a joint BPE (default: 512 for numbers, else 8000)")
-    data.add_argument("--max-length", type=int, default=100, help="longer pairs are dropped, in pieces (default: 100)")
+    data.add_argument(
+        "--vocabulary-size", type=at_least(4), help="pieces of a joint BPE (default: 512 for numbers, else 8000)"
+    )
+    data.add_argument(
+        "--max-length", type=at_least(2), default=100, help="longer pairs are dropped, in pieces (default: 100)"
+    )
     data.add_argument("--tokenized", action="store_true", help="files are tokenized: BLEU must not tokenize again")
     model = parser.add_argument_group("model and training")
     model.add_argument("--preset", default="tiny", help="size of the model: tiny, base or big (default: tiny)")
-    model.add_argument("--layers", type=int, help="number of layers, if not the preset's (numbers: 2)")
-    model.add_argument("--dropout", type=float, help="rate, if not the preset's (numbers: 0.0)")
-    model.add_argument("--epochs", type=int, help="epochs to train for (default: 4 for numbers, else 20)")
-    model.add_argument("--updates", type=int, help="stop after so many updates, whatever the epoch")
+    model.add_argument("--layers", type=at_least(1), help="number of layers, if not the preset's (numbers: 2)")
+    model.add_argument("--dropout", type=at_least(0, float, below=1), help="rate, if not the preset's (numbers: 0.0)")
+    model.add_argument("--epochs", type=at_least(1), help="epochs to train for (default: 20, numbers 4)")
+    model.add_argument("--updates", type=at_least(1), help="stop after so many updates, whatever the epoch")
     model.add_argument(
-        "--batch-tokens", type=int, help="tokens of a batch on a side, padding included (default: 4096, numbers 2048)"
+        "--batch-tokens",
+        type=at_least(2),
+        help="tokens of a batch on a side, padding included (default: 4096, numbers 2048)",
     )
     model.add_argument(
-        "--buckets", type=int, help="number of batch shapes (default: 32; with XLA 2 for numbers, else 8)"
+        "--buckets", type=at_least(1), help="number of batch shapes (default: 32; with XLA 2 for numbers, else 8)"
     )
     model.add_argument(
         "--jit",
         action=argparse.BooleanOptionalAction,
         help="compile with XLA: faster steps, but seconds to minutes for each batch shape (default: on a GPU only)",
     )
-    model.add_argument("--learning-rate", type=float, default=5e-3, help="its peak (default: 5e-3)")
-    model.add_argument("--warmup", type=int, help="updates until the peak (default: 500, numbers 150)")
-    model.add_argument("--label-smoothing", type=float, default=0.1)
-    model.add_argument("--average", type=int, default=1, help="average the weights of the last epochs (default: 1)")
+    model.add_argument("--learning-rate", type=at_least(0, float), default=5e-3, help="its peak (default: 5e-3)")
+    model.add_argument("--warmup", type=at_least(1), help="updates until the peak (default: 500, numbers 150)")
+    model.add_argument("--label-smoothing", type=at_least(0, float, below=1), default=0.1)
+    model.add_argument(
+        "--average", type=at_least(1), default=1, help="average the weights of the last epochs (default: 1)"
+    )
     model.add_argument("--mixed-precision", choices=("float16", "bfloat16"), help="compute in half precision")
-    model.add_argument("--seed", type=int, default=1)
+    model.add_argument("--seed", type=at_least(0, below=2**32), default=1)
     search = parser.add_argument_group("search")
-    search.add_argument("--num-beams", type=int, default=4, help="width of beam search (default: 4)")
-    search.add_argument("--length-penalty", type=float, default=0.6, help="alpha of GNMT's penalty (default: 0.6)")
+    search.add_argument("--num-beams", type=at_least(1), default=4, help="width of beam search (default: 4)")
+    search.add_argument(
+        "--length-penalty", type=at_least(0, float), default=0.6, help="alpha of GNMT's penalty (default: 0.6)"
+    )
     search.add_argument("--average-length", action="store_true", help="divide by length^alpha instead")
     run = parser.add_argument_group("run")
     run.add_argument("--output", default="runs/translation", help="directory for all that is written")
     run.add_argument("--resume", action="store_true", help="go on with the run in --output")
     run.add_argument("--quick", action="store_true", help="a run of under a minute, to see that everything works")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for one, other in (("source", "target"), ("valid_source", "valid_target"), ("test_source", "test_target")):
+        if bool(getattr(args, one)) != bool(getattr(args, other)):
+            one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
+            parser.error(f"{one} and {other} go together: give both or neither")
+    if args.tsv and args.source:
+        parser.error("--tsv stands for --source and --target: give one or the other")
+    own = bool(args.tsv or args.source)
+    if own and not args.valid_source:
+        parser.error("your own files need --valid-source and --valid-target too, to measure what is learned")
+    if not own and (args.valid_source or args.test_source):
+        parser.error("--valid-source and --test-source need --source and --target, or --tsv")
+    return args
 
 
 def numbers(seed, count, held_out):
@@ -88,11 +136,9 @@ def datasets(args):
     if args.tsv:
         text.check_tsv(args.tsv)
         train = text.read_tsv(args.tsv)
-    elif args.source and args.target:
+    elif args.source:
         text.check_parallel(args.source, args.target)
         train = text.read_parallel(args.source, args.target)
-    elif args.source or args.target:
-        raise ValueError("--source and --target go together. Give both, or neither for the default task.")
     else:
         count, held_out = (4000, 200) if args.quick else (40_000, 1000)
         print(f"Task: numbers from 0 to 99,999 in words, English to German; {count} to learn, {held_out} held out.")
@@ -101,12 +147,10 @@ def datasets(args):
             for pairs in numbers(args.seed, count, held_out)
         )
         return train, valid, valid
-    if not (args.valid_source and args.valid_target):
-        raise ValueError("Your own files need --valid-source and --valid-target too, to measure what is learned.")
     text.check_parallel(args.valid_source, args.valid_target)
     valid = text.read_parallel(args.valid_source, args.valid_target)
     test = valid
-    if args.test_source and args.test_target:
+    if args.test_source:
         text.check_parallel(args.test_source, args.test_target)
         test = text.read_parallel(args.test_source, args.test_target)
     if args.quick:
@@ -115,21 +159,39 @@ def datasets(args):
 
 
 def main():
+    """Runs, and says how to go on if it is stopped."""
     args = parse_arguments()
-    by_default = not (args.source or args.target or args.tsv)
+    checkpoints = training.Checkpoints(Path(args.output) / "checkpoints", keep=max(args.average, 2))
+    try:
+        run(args, checkpoints)
+    except KeyboardInterrupt:
+        kept = bool(checkpoints.files())
+        how = "Nothing is lost; to go on" if kept else "Training had not begun; to start again"
+        print(f"\nStopped. {how}, run:")
+        print(" ", shlex.join(["python", *sys.argv, *(["--resume"] if kept and not args.resume else [])]))
+        return 130
+    return 0
+
+
+def run(args, checkpoints):
+    by_default = not (args.source or args.tsv)
     models.preset_config(args.preset)  # an unknown name is refused before any work
-    args.epochs = args.epochs or (2 if args.quick else 4 if by_default else 20)
-    args.batch_tokens = args.batch_tokens or (2048 if by_default else 4096)
-    args.warmup = args.warmup or (150 if by_default else 500)
+    args.epochs = args.epochs or (3 if args.quick else 4 if by_default else 20)
+    args.batch_tokens = args.batch_tokens or (512 if args.quick else 2048 if by_default else 4096)
+    args.warmup = args.warmup or (100 if args.quick else 150 if by_default else 500)
     if args.jit is None:
         args.jit = bool(tf.config.list_physical_devices("GPU"))
     args.buckets = args.buckets or (32 if not args.jit else 2 if by_default else 8)
-    args.vocabulary_size = args.vocabulary_size or (512 if by_default else 8000)
     output = Path(args.output)
-    saved_model, checkpoint_directory = output / "saved_model", output / "checkpoints"
-    if not args.resume and checkpoint_directory.exists() and any(checkpoint_directory.iterdir()):
+    keras_file, saved_model = output / "translation.keras", output / "saved_model"
+    if not args.resume and (checkpoints.files() or keras_file.exists() or saved_model.exists()):
         raise ValueError(f"{output} holds a run. Add --resume to go on with it, or give another --output.")
-    output.mkdir(parents=True, exist_ok=True)
+    if args.resume and not checkpoints.files():
+        raise ValueError(f"{output} holds no run to go on with. Leave out --resume to start one, or correct --output.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output must be a directory, or a place for one: {error}. Give another.") from error
     keras.utils.set_random_seed(args.seed)
     if args.mixed_precision:
         keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}")
@@ -137,11 +199,17 @@ def main():
     # TEXT -> TOKENS
     train, valid, test = datasets(args)
     vocabulary = Path(args.vocabulary or output / "vocabulary.model")
-    if vocabulary.exists():
+    if vocabulary.exists() and (args.vocabulary or args.resume):
         tokenizer = text.SentencePieceTokenizer(vocabulary)
+        if args.vocabulary_size not in (None, tokenizer.vocabulary_size):
+            raise ValueError(
+                f"{vocabulary} has {tokenizer.vocabulary_size} pieces, --vocabulary-size is {args.vocabulary_size}. "
+                "Leave one of them out."
+            )
     else:
-        print(f"Learning {args.vocabulary_size} pieces ...")
-        tokenizer = text.learn_vocabulary(train.take(20_000) if by_default else train, vocabulary, args.vocabulary_size)
+        size = args.vocabulary_size or (512 if by_default else 8000)
+        print(f"Learning {size} pieces ...")
+        tokenizer = text.learn_vocabulary(train.take(20_000) if by_default else train, vocabulary, size)
     dropped = text.count_dropped(train, tokenizer, tokenizer, args.max_length)
     print(dropped)
 
@@ -167,7 +235,10 @@ def main():
     validation = text.batch_by_tokens(
         examples(valid), args.batch_tokens, [*lengths[:-1], max(lengths[-1], args.max_length)], shuffle=False
     )
-    validation = validation.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in validation)))
+    validation_batches = sum(1 for _ in validation)
+    if not validation_batches:
+        raise ValueError(f"No validation pair is left of at most {args.max_length} pieces. Raise --max-length.")
+    validation = validation.apply(tf.data.experimental.assert_cardinality(validation_batches))
 
     # TOKENS -> LOSS
     changes = {"num_layers": args.layers or (2 if by_default else None), "dropout": args.dropout}
@@ -194,15 +265,10 @@ def main():
     compiled = "compiled with XLA, each batch shape at its first use" if args.jit else "as a graph, without XLA"
     print(f"{model.count_params():,} parameters, {compiled}.")
 
-    checkpoints = training.Checkpoints(checkpoint_directory, keep=max(args.average, 2))
     place = checkpoints.restore(model) if args.resume else training.Place(0, 0)
     if args.resume:
         print(f"Going on after {place.epoch} epochs and {place.step} updates.")
-    callbacks = [
-        checkpoints,
-        keras.callbacks.CSVLogger(output / "history.csv", append=args.resume),
-        keras.callbacks.TerminateOnNaN(),
-    ]
+    callbacks = [RefuseNaN(), checkpoints, keras.callbacks.CSVLogger(output / "history.csv", append=args.resume)]
     if args.updates:
         callbacks.append(StopAt(args.updates))
 
@@ -218,16 +284,16 @@ def main():
 
     started = time.time()
     try:
-        if place.step:  # first the rest of the epoch that was interrupted
-            fit(place, place.epoch + 1)
+        if place.step and place.epoch < args.epochs:  # first the rest of the epoch that was interrupted
+            if training_batches(place).cardinality() != 0:
+                fit(place, place.epoch + 1)
             place = training.Place(place.epoch + 1, 0)
         if place.epoch < args.epochs and not model.stop_training:
             fit(place, args.epochs)
     except KeyboardInterrupt:
         place = checkpoints.save_place()
-        print(f"\nStopped after {place.epoch} epochs and {place.step} updates. Nothing is lost; to go on, run:")
-        print(" ", " ".join(["python", *sys.argv, *([] if args.resume else ["--resume"])]))
-        return 130
+        print(f"\nSaved after {place.epoch} epochs and {place.step} updates.")
+        raise
     print(f"Trained in {time.time() - started:.0f} s.")
     if args.average > 1:
         print(f"Averaged the last {checkpoints.average(model, args.average)} epochs.")
@@ -246,13 +312,22 @@ def main():
     print(f"\n{bleu.corpus_score(translations, [references])}  [{bleu.get_signature()}]")
     print(f"Exact matches: {exact:.1%} of {len(references)} held-out sentences")
 
-    with training.complete_or_absent(output / "translation.keras") as temporary:
+    with training.complete_or_absent(keras_file) as temporary:
         model.save(temporary)
     translator.export(saved_model, overwrite=True)
     visualization.plot_learning_curve(output / "history.csv", output / "learning_curve.png")
-    draw_attention(model, tokenizer, sources[0], translations[0], output / "attention.png")
+    # A picture has room for so many characters.
+    shown = min(range(len(sources)), key=lambda i: len(sources[i] + translations[i]) > 200)
+    draw_attention(model, tokenizer, sources[shown], translations[shown], output / "attention.png")
     print("Wrote:", *(f"  {path}" for path in sorted(output.iterdir())), sep="\n")
-    return 0
+
+
+class RefuseNaN(keras.callbacks.Callback):
+    """Ends the run at a loss that is no number, before a checkpoint is made of it."""
+
+    def on_train_batch_end(self, step, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise ValueError(f"The loss has become {logs['loss']}. Lower --learning-rate, or raise --warmup.")
 
 
 class StopAt(keras.callbacks.Callback):

@@ -314,7 +314,7 @@ class Transformer(VocabularyEnd):
             if limits is None and padding_mask is not None:
                 limits = ops.sum(ops.cast(padding_mask, "int32"), axis=1) + 50
         decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length)
-        start_ids = ops.full_like(encoder_token_ids[:, 0], self.start_token_id)
+        start_ids = ops.full((ops.shape(encoder_token_ids)[0],), self.start_token_id, "int32")
         kwargs = {
             "max_length": max_length,
             "end_token_id": self.end_token_id,

@@ -1,11 +1,13 @@
 """Strings to strings: two tokenizers around an encoder-decoder, in Python and as a SavedModel."""
 
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from keras_transformer.generation import penalties
+from keras_transformer.generation.arguments import check_count
 from keras_transformer.text import clean
 from keras_transformer.training import complete_or_absent
 
@@ -49,14 +51,18 @@ class Translator:
                     f"`{name}` has more tokens than the model has embeddings. "
                     f"Received: {tokenizer.vocabulary_size} tokens, {size} embeddings. Use the one it was trained with."
                 )
-        for name, value in {"max_source_length": max_source_length, "batch_size": batch_size}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+        check_count("num_beams", num_beams)
+        check_count("batch_size", batch_size)
+        if not isinstance(max_source_length, int) or max_source_length < 2:
+            raise ValueError(
+                "`max_source_length` must be an integer of at least 2, a token and the end token. "
+                f"Received: max_source_length={max_source_length!r}"
+            )
         self.model = _in_float32(model)
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.num_beams = num_beams
-        self.length_penalty = length_penalty
+        self.length_penalty = penalties.get(length_penalty)
         self.max_source_length = max_source_length
         self.batch_size = batch_size
         self._graph = tf.function(
@@ -78,6 +84,8 @@ class Translator:
             raise ValueError(
                 f"`texts` must be a list of strings. Received a single string: {texts[:40]!r}. Put it in a list."
             )
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"`texts` must be a list of strings. Received: {texts!r}")
         encoded = clean(list(texts)).numpy().tolist()
         by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         translations, scores = [""] * len(encoded), np.zeros(len(encoded), "float32")
@@ -123,9 +131,10 @@ class Translator:
         served.variables_of_model = [v.value for v in self.model.variables]
         served.translate = self._graph
         with complete_or_absent(path) as temporary:
-            tf.saved_model.save(served, str(temporary), signatures={"serving_default": self._graph})
-            if path.exists():
-                shutil.rmtree(path)
+            try:
+                tf.saved_model.save(served, str(temporary), signatures={"serving_default": self._graph})
+            except tf.errors.OpError as error:  # a full disk, which is no `OSError` to TensorFlow
+                raise OSError(error.message.rpartition("}} ")[2]) from error
 
 
 def _in_float32(model):

@@ -27,19 +27,29 @@ class Place(NamedTuple):
 def complete_or_absent(path):
     """A temporary path beside `path`, which takes its name only when the block ends without an error.
 
-    A full disk or a kill never leaves half a file, or half a directory, under the final name.
+    A full disk or a kill never leaves half a file, or half a directory, under the final name, and what had the name
+    before stays until the new one is whole. An `OSError` of the block is raised again with the path and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    unique = uuid.uuid4().hex[:8]
+    temporary, old = (path.with_name(f".{unique}-{kind}{path.name}") for kind in ("", "old-"))
     try:
         yield temporary
+        if path.is_dir():  # a rename takes the place of a file, but not of a directory that holds something
+            os.replace(path, old)
         os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path} could not be written: {reason}. Free some space, or choose another path.") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for leftover in (temporary, old):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -58,27 +68,39 @@ class Checkpoints(keras.callbacks.Callback):
             raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
         self.directory = Path(directory)
         self.keep = keep
-        self._epoch = 0
+        self._running = self._epoch = 0
         self._resumed_step = 0
         self._updates_before_epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
+        self._running = self._epoch = epoch
         self._updates_before_epoch = int(self.model.optimizer.iterations) - self._resumed_step
         self._resumed_step = 0
 
+    def on_test_begin(self, logs=None):
+        self._count_epoch()
+
     def on_epoch_end(self, epoch, logs=None):
-        self._save(self.directory / f"epoch-{epoch + 1:04d}.npz", Place(epoch + 1, 0))
-        (self.directory / _INTERRUPTED).unlink(missing_ok=True)
-        for path in self.epochs()[: -self.keep]:
-            path.unlink()
+        self._count_epoch()
+        self._save_epoch()
 
     def save_place(self):
-        """Saves the run in the middle of an epoch, as after Ctrl-C, and returns its `Place`."""
+        """Saves the run wherever it is, as after Ctrl-C, and returns its `Place`.
+
+        After an epoch's last update, in validation say, the epoch is whole and is saved as such.
+        """
         # The optimizer knows how many updates were applied, whether or not Keras came to count the last one.
         place = Place(self._epoch, int(self.model.optimizer.iterations) - self._updates_before_epoch)
-        self._save(self.directory / _INTERRUPTED, place)
+        if place.epoch and not place.step:
+            self._save_epoch()
+        else:
+            self._save(self.directory / _INTERRUPTED, place)
         return place
+
+    def files(self):
+        """All that a run can go on from, in the order in which `restore` tries them."""
+        interrupted = self.directory / _INTERRUPTED
+        return [interrupted] * interrupted.exists() + self.epochs()[::-1]
 
     def epochs(self):
         """The files of whole epochs, oldest first."""
@@ -92,10 +114,9 @@ class Checkpoints(keras.callbacks.Callback):
             Its `Place`; `Place(0, 0)`, with `model` untouched, if there is no file. A file that was cut short is
             passed over for the one before it.
         """
-        candidates = self.epochs()[::-1]
-        if (self.directory / _INTERRUPTED).exists():
-            candidates.insert(0, self.directory / _INTERRUPTED)
-        for path in candidates:
+        for leftover in self.directory.glob(f".{'[0-9a-f]' * 8}-*.npz"):  # of a run that was killed while it saved
+            leftover.unlink()
+        for path in self.files():
             try:
                 # Opened here, since NumPy does not close a file that it finds to be no archive.
                 with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -106,6 +127,7 @@ class Checkpoints(keras.callbacks.Callback):
                 continue
             _assign(_variables(model), arrays, path)
             self._epoch, self._resumed_step = place
+            self._running = self._epoch
             self._updates_before_epoch = int(model.optimizer.iterations) - place.step
             return place
         return Place(0, 0)
@@ -129,6 +151,17 @@ class Checkpoints(keras.callbacks.Callback):
                     sums[index] += file[f"{index:05d}"]
         _assign(model.trainable_variables, [total / len(paths) for total in sums], paths[-1])
         return len(paths)
+
+    def _count_epoch(self):
+        """The epoch has made its last update."""
+        self._epoch = self._running + 1
+        self._updates_before_epoch = int(self.model.optimizer.iterations)
+
+    def _save_epoch(self):
+        self._save(self.directory / f"epoch-{self._epoch:04d}.npz", Place(self._epoch, 0))
+        (self.directory / _INTERRUPTED).unlink(missing_ok=True)
+        for path in self.epochs()[: -self.keep]:
+            path.unlink()
 
     def _save(self, path, place):
         arrays = {

@@ -261,6 +261,13 @@ def test_a_source_of_one_token_is_a_source(plain):
 # --- A Keras model ---
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("shape", [(0, S), (0, 0), (2, 0)])
+def test_no_sources_and_sources_without_a_token(plain, shape, num_beams):
+    found = plain.generate(np.zeros(shape, "int32"), max_length=T, num_beams=num_beams)
+    assert [x.shape for x in found] == [(shape[0], T), (shape[0],), (shape[0],)]
+
+
 def test_config_is_the_constructor():
     arguments = {
         "vocabulary_size": V,

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ SYLLABLES = ["ba", "do", "ki", "lu", "ne", "po", "ra", "si", "tu", "ze"]
 
 FRESH_PROCESS = """
 import json, sys
+sys.modules["keras_transformer"] = None  # importing it fails
 import tensorflow as tf
 import tensorflow_text
 path, source = sys.argv[1:]
 serve = tf.saved_model.load(path).signatures["serving_default"]
 texts = [bytes(x) for x in json.load(open(source))]
 found = serve(texts=tf.constant(texts, tf.string, shape=[len(texts)]))
-assert not any(name.startswith("keras") for name in sys.modules if name.startswith("keras_transformer")), "not fresh"
+assert serve(texts=tf.constant([], tf.string))["translations"].shape == [0]
 print(json.dumps([[t.decode() for t in found["translations"].numpy()], found["scores"].numpy().tolist()]))
 """
 
@@ -61,6 +63,7 @@ GARBAGE = [
     b"\xff\xfe\x80 ba do",
     b"ba\x00do ki",
     b"ba " * 3334,
+    b"x" * 100_000,
     "ba 世界".encode(),
 ]
 
@@ -78,6 +81,53 @@ def test_no_texts(translator):
 def test_one_string_is_refused(translator):
     with pytest.raises(ValueError, match="must be a list of strings. Received a single string: 'ba do'"):
         translator("ba do")
+
+
+@pytest.mark.parametrize("texts, received", [(["ba", None], "NoneType at index 1"), ([7], "int at index 0")])
+def test_what_is_no_text_is_refused(translator, texts, received):
+    with pytest.raises(TypeError, match=f"texts must be str or bytes, received {received}"):
+        translator(texts)
+
+
+def test_what_is_no_list_is_refused(translator):
+    with pytest.raises(TypeError, match="`texts` must be a list of strings. Received: None"):
+        translator(None)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_beams": 0}, "`num_beams` must be .* Received: num_beams=0"),
+        ({"length_penalty": -1.0}, "finite number of at least 0.* Received: alpha=-1.0"),
+        ({"batch_size": 0}, "`batch_size` must be .* Received: batch_size=0"),
+        ({"max_source_length": 1}, "at least 2, a token and the end token. Received: max_source_length=1"),
+    ],
+)
+def test_arguments_are_refused_when_given_and_not_when_used(tokenizer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_translator(tokenizer, **arguments)
+
+
+def scraps(count, seed):
+    """Strings of what breaks parsers, and of random bytes."""
+    draw = random.Random(seed)
+    parts = [
+        *"ab \t\n\0\x7f\u0085\u2028\u200d\ud800\udc00\ufeff\ufffd\uffff\u202e\u3000▁é中٣ﷺ\U0001f355",
+        "<s>",
+        "</s>",
+        "<pad>",
+    ]
+    return [
+        draw.randbytes(draw.randrange(30))
+        if draw.random() < 0.3
+        else "".join(draw.choices(parts, k=draw.randrange(30)))
+        for _ in range(count)
+    ]
+
+
+def test_scraps_are_translated_alone_as_in_a_batch(translator):
+    texts = scraps(20, seed=11)
+    assert [translator([text])[0] for text in texts] == translator(texts)
 
 
 def test_garbage_does_not_disturb_its_neighbours(translator):
@@ -137,6 +187,15 @@ def test_export_holds_no_op_but_stock_ones_and_tensorflow_text(translator, tmp_p
     assert "PyFunc" not in ops and "EagerPyFunc" not in ops
 
 
+def test_export_replaces_a_model_on_request(translator, tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").write_text("")
+    translator.export(path, overwrite=True)
+    assert list(tmp_path.iterdir()) == [path] and not (path / "old").exists()
+    tf.saved_model.load(str(path))
+
+
 def test_export_refuses_an_existing_path_and_leaves_it_alone(translator, tmp_path):
     path = tmp_path / "model"
     path.mkdir()
@@ -146,17 +205,24 @@ def test_export_refuses_an_existing_path_and_leaves_it_alone(translator, tmp_pat
     assert (path / "mine").read_text() == "precious"
 
 
-def test_failed_export_leaves_nothing(translator, tmp_path, monkeypatch):
-    def full_disk(module, path, **kwargs):
-        from pathlib import Path
+def full_disk(module, path, **kwargs):
+    Path(path).mkdir()
+    raise tf.errors.ResourceExhaustedError(None, None, "{{function_node f}} /a/part-0; No space left on device")
 
-        Path(path).mkdir()
-        raise OSError(28, "No space left on device")
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_failed_export_changes_nothing(translator, tmp_path, monkeypatch, exists):
+    path = tmp_path / "model"
+    if exists:
+        path.mkdir()
+        (path / "mine").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(tf.saved_model, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        translator.export(tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(
+        OSError, match="model could not be written: /a/part-0; No space left on device. Free some space"
+    ):
+        translator.export(path, overwrite=exists)
+    assert sorted(tmp_path.rglob("*")) == before and len(before) == 2 * exists
 
 
 def test_half_precision_model_serves_in_float32(tokenizer):

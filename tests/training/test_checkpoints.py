@@ -116,6 +116,47 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch_and_again(tmp_path, uninterru
     assert [path.name for path in checkpoints.epochs()] == ["epoch-0001.npz", "epoch-0002.npz", "epoch-0003.npz"]
 
 
+class StopInValidation(keras.callbacks.Callback):
+    """Ctrl-C after an epoch's last update."""
+
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self.stop)
+
+    def stop(self, *args, **kwargs):
+        raise KeyboardInterrupt("stop")
+
+
+@pytest.mark.parametrize("hook", ["on_test_begin", "on_test_batch_end", "on_test_end", "on_epoch_end"])
+def test_an_epoch_stopped_in_validation_is_whole(tmp_path, uninterrupted, hook):
+    model, checkpoints = compiled(seed=1), Checkpoints(tmp_path)
+    x, y = data()
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        model.fit(
+            x,
+            y,
+            batch_size=BATCH,
+            shuffle=False,
+            verbose=0,
+            validation_data=(x, y),
+            callbacks=[checkpoints, StopInValidation(hook)],
+        )
+    assert checkpoints.save_place() == Place(1, 0)
+    assert [path.name for path in checkpoints.files()] == ["epoch-0001.npz"]
+
+    model, checkpoints = compiled(seed=2), Checkpoints(tmp_path)
+    assert checkpoints.restore(model) == Place(1, 0)
+    assert_state(model, uninterrupted[1][0])
+    train(model, 3, initial_epoch=1, callbacks=[checkpoints])
+    assert_state(model, uninterrupted[1][2])
+
+
+def test_what_a_kill_left_half_saved_is_removed(run):
+    (run / ".0123abcd-epoch-0004.npz").write_bytes(b"half")
+    assert Checkpoints(run).restore(compiled(seed=2)) == Place(3, 0)
+    assert sorted(path.name for path in run.iterdir()) == ["epoch-0001.npz", "epoch-0002.npz", "epoch-0003.npz"]
+
+
 def test_only_the_last_epochs_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     train(compiled(seed=1), 3, callbacks=[checkpoints])
@@ -189,13 +230,17 @@ def test_complete_or_absent(tmp_path, kind):
         write(temporary)
         assert not path.exists()
     assert list(path.parent.iterdir()) == [path]
+    with complete_or_absent(path) as temporary:  # takes the place of the first
+        write(temporary)
+    assert list(path.parent.iterdir()) == [path]
     assert (path / "inner" if kind == "directory" else path).read_text() == "half"
 
 
 def test_an_error_leaves_the_old_file_as_it_was(tmp_path):
     path = tmp_path / "result"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), complete_or_absent(path) as temporary:
+    message = "result could not be written: No space left on device. Free some space"
+    with pytest.raises(OSError, match=message), complete_or_absent(path) as temporary:
         temporary.write_text("half")
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
