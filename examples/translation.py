@@ -307,7 +307,8 @@ def run(args, checkpoints):
     for source, translation, reference in list(zip(sources, translations, references, strict=True))[:5]:
         print(f"\n  source       {source}\n  translation  {translation}\n  reference    {reference}")
     # A German number is one word: of its n-grams only those of characters say how near a miss was.
-    bleu = sacrebleu.BLEU(tokenize="char" if by_default else "none" if args.tokenized else "13a")
+    tokenize = "char" if by_default else "none" if args.tokenized else "13a"
+    bleu = sacrebleu.BLEU(tokenize=tokenize, force=args.tokenized)
     exact = np.mean([t == r for t, r in zip(translations, references, strict=True)])
     print(f"\n{bleu.corpus_score(translations, [references])}  [{bleu.get_signature()}]")
     print(f"Exact matches: {exact:.1%} of {len(references)} held-out sentences")
