@@ -65,9 +65,7 @@ def parse_arguments():
     data.add_argument("--test-source", help="sentences translated and scored at the end (default: the validation set)")
     data.add_argument("--test-target", help="their translations")
     data.add_argument("--vocabulary", help="a SentencePiece model; learned from the training files if it is missing")
-    data.add_argument(
-        "--vocabulary-size", type=at_least(4), help="pieces of a joint BPE (default: 512 for numbers, else 8000)"
-    )
+    data.add_argument("--vocabulary-size", type=at_least(4), help="pieces of a joint BPE (default: 8000, numbers 256)")
     data.add_argument(
         "--max-length", type=at_least(2), default=100, help="longer pairs are dropped, in pieces (default: 100)"
     )
@@ -76,7 +74,7 @@ def parse_arguments():
     model.add_argument("--preset", default="tiny", help="size of the model: tiny, base or big (default: tiny)")
     model.add_argument("--layers", type=at_least(1), help="number of layers, if not the preset's (numbers: 2)")
     model.add_argument("--dropout", type=at_least(0, float, below=1), help="rate, if not the preset's (numbers: 0.0)")
-    model.add_argument("--epochs", type=at_least(1), help="epochs to train for (default: 20, numbers 4)")
+    model.add_argument("--epochs", type=at_least(1), help="epochs to train for (default: 20, numbers 2)")
     model.add_argument("--updates", type=at_least(1), help="stop after so many updates, whatever the epoch")
     model.add_argument(
         "--batch-tokens",
@@ -140,7 +138,7 @@ def datasets(args):
         text.check_parallel(args.source, args.target)
         train = text.read_parallel(args.source, args.target)
     else:
-        count, held_out = (4000, 200) if args.quick else (40_000, 1000)
+        count, held_out = (4000, 200) if args.quick else (80_000, 1000)
         print(f"Task: numbers from 0 to 99,999 in words, English to German; {count} to learn, {held_out} held out.")
         train, valid = (
             tf.data.Dataset.from_tensor_slices(tuple(map(list, zip(*pairs))))
@@ -176,7 +174,7 @@ def main():
 def run(args, checkpoints):
     by_default = not (args.source or args.tsv)
     models.preset_config(args.preset)  # an unknown name is refused before any work
-    args.epochs = args.epochs or (3 if args.quick else 4 if by_default else 20)
+    args.epochs = args.epochs or (3 if args.quick else 2 if by_default else 20)
     args.batch_tokens = args.batch_tokens or (512 if args.quick else 2048 if by_default else 4096)
     args.warmup = args.warmup or (100 if args.quick else 150 if by_default else 500)
     if args.jit is None:
@@ -207,7 +205,7 @@ def run(args, checkpoints):
                 "Leave one of them out."
             )
     else:
-        size = args.vocabulary_size or (512 if by_default else 8000)
+        size = args.vocabulary_size or (256 if by_default else 8000)
         print(f"Learning {size} pieces ...")
         tokenizer = text.learn_vocabulary(train.take(20_000) if by_default else train, vocabulary, size)
     dropped = text.count_dropped(train, tokenizer, tokenizer, args.max_length)
