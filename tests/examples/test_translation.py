@@ -56,23 +56,24 @@ def start(*args):
 
 def finish(process):
     """The exit code, and the lines of stderr that are ours: TensorFlow greets there too."""
-    _, errors = process.communicate(timeout=300)
+    with process:
+        _, errors = process.communicate(timeout=300)
     ours = [line for line in errors.decode().splitlines() if line.startswith("error:") or "Traceback" in line]
     return process.returncode, ours
 
 
 def interrupt(process, at, signal_number=signal.SIGINT):
     """Sends the signal when stdout has come to `at`; what stdout held to the end."""
-    errors = threading.Thread(target=process.stderr.read)
-    errors.start()
     seen, sent = b"", False
-    while chunk := os.read(process.stdout.fileno(), 4096):
-        seen += chunk
-        if not sent and at in seen:
-            process.send_signal(signal_number)
-            sent = True
-    errors.join()
-    process.wait()
+    with process:
+        errors = threading.Thread(target=process.stderr.read)
+        errors.start()
+        while chunk := os.read(process.stdout.fileno(), 4096):
+            seen += chunk
+            if not sent and at in seen:
+                process.send_signal(signal_number)
+                sent = True
+        errors.join()
     return seen.decode()
 
 
@@ -126,14 +127,14 @@ def finished(data, tmp_path_factory):
         ({"source": "absent"}, "received 'absent', which is not one: check the path."),
         ({"vocabulary_size": 9999}, "the largest possible size is"),
         ({"batch_tokens": 5}, "raise batch_tokens"),
-        ({"max_length": 3}, "Raise --max-length."),
+        ({"max_length": 2}, "check the corpus and max_length"),
         ({"preset": "huge"}, "Use one of: tiny, base, big."),
         ({"learning_rate": 1e30, "warmup": 1}, "Lower --learning-rate"),
         ({"output": SCRIPT}, "--output must be a directory"),
     ],
 )
 def test_what_is_wrong_is_one_line(data, tmp_path, change, message):
-    code, errors = finish(start(*arguments(data, tmp_path / "run", **change)))
+    code, errors = finish(start(*arguments(data, **{"output": tmp_path / "run", **change})))
     assert code == 1 and len(errors) == 1 and message in errors[0], errors
     assert {path.name for path in tree(tmp_path)} <= {"vocabulary.model", "history.csv"}
 
@@ -165,7 +166,7 @@ def test_stopped_anywhere_a_run_ends_as_if_it_had_not_been(data, finished, tmp_p
     command = arguments(data, output)
     said = interrupt(start(*command), b"Learning 60")
     assert "Training had not begun; to start again, run:" in said and not said.rstrip().endswith("--resume")
-    for resume, at in (([], b"2/"), (["--resume"], b"Epoch 2/2"), (["--resume"], b"1/40")):
+    for resume, at in (([], b"2/"), (["--resume"], b"Epoch 2/2"), (["--resume"], b"/40")):
         process = start(*command, *resume)
         said = interrupt(process, at)
         assert process.returncode == 130 and "Nothing is lost; to go on, run:" in said
