@@ -314,7 +314,9 @@ def run(args, checkpoints):
     with training.complete_or_absent(keras_file) as temporary:
         model.save(temporary)
     translator.export(saved_model, overwrite=True)
-    visualization.plot_learning_curve(output / "history.csv", output / "learning_curve.png")
+    history = output / "history.csv"
+    if history.exists() and history.stat().st_size:  # an epoch that was stopped in validation has no line in it
+        visualization.plot_learning_curve(history, output / "learning_curve.png")
     # A picture has room for so many characters.
     shown = min(range(len(sources)), key=lambda i: len(sources[i] + translations[i]) > 200)
     draw_attention(model, tokenizer, sources[shown], translations[shown], output / "attention.png")

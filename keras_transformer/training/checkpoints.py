@@ -77,7 +77,11 @@ class Checkpoints(keras.callbacks.Callback):
         self._updates_before_epoch = int(self.model.optimizer.iterations) - self._resumed_step
         self._resumed_step = 0
 
-    def on_test_begin(self, logs=None):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == (self.params or {}).get("steps"):
+            self._count_epoch()
+
+    def on_test_begin(self, logs=None):  # where the number of steps is not known beforehand
         self._count_epoch()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -36,10 +36,11 @@ def plot_attention(scores, queries, keys, path, title=None):
     for axis, (name, weights) in zip(axes.flat, panels, strict=False):
         axis.imshow(weights, vmin=0.0, vmax=1.0, cmap="magma_r")
         axis.set_title(name, fontsize=9)
-        axis.set_xticks(range(len(keys)), keys, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(queries)), queries, fontsize=7)
+        # Text is text: a dollar sign in it is no beginning of a formula.
+        axis.set_xticks(range(len(keys)), keys, rotation=90, fontsize=7, parse_math=False)
+        axis.set_yticks(range(len(queries)), queries, fontsize=7, parse_math=False)
     figure.colorbar(axes.flat[0].images[0], ax=axes, shrink=0.6, label="attention weight")
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
     with complete_or_absent(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

@@ -151,6 +151,15 @@ def test_an_epoch_stopped_in_validation_is_whole(tmp_path, uninterrupted, hook):
     assert_state(model, uninterrupted[1][2])
 
 
+def test_an_epoch_stopped_after_its_last_update_is_whole(tmp_path, uninterrupted):
+    model, checkpoints = compiled(seed=1), Checkpoints(tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        train(model, 3, callbacks=[checkpoints, StopAfter(1, N // BATCH)])
+    assert checkpoints.save_place() == Place(2, 0)
+    assert [path.name for path in checkpoints.files()] == ["epoch-0002.npz", "epoch-0001.npz"]
+    assert_state(model, uninterrupted[1][1])
+
+
 def test_what_a_kill_left_half_saved_is_removed(run):
     (run / ".0123abcd-epoch-0004.npz").write_bytes(b"half")
     assert Checkpoints(run).restore(compiled(seed=2)) == Place(3, 0)
