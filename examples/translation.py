@@ -224,14 +224,24 @@ def run(args, checkpoints):
     def training_batches(place):
         """The batches of the epochs from `place` on, each epoch in an order of its own that the seed fixes."""
         batches = text.batch_by_tokens(
-            examples(train), args.batch_tokens, lengths, POOL_SIZE, seed=args.seed, initial_epoch=place.epoch
+            examples(train),
+            args.batch_tokens,
+            lengths,
+            POOL_SIZE,
+            seed=args.seed,
+            pad_token_id=tokenizer.pad_token_id,
+            initial_epoch=place.epoch,
         ).skip(place.step)
         if dropped.total > POOL_SIZE:  # how many batches the pools make is not known beforehand
             return batches
         return batches.apply(tf.data.experimental.assert_cardinality(updates_an_epoch - place.step))
 
     validation = text.batch_by_tokens(
-        examples(valid), args.batch_tokens, [*lengths[:-1], max(lengths[-1], args.max_length)], shuffle=False
+        examples(valid),
+        args.batch_tokens,
+        [*lengths[:-1], max(lengths[-1], args.max_length)],
+        shuffle=False,
+        pad_token_id=tokenizer.pad_token_id,
     )
     validation_batches = sum(1 for _ in validation)
     if not validation_batches:
@@ -245,6 +255,10 @@ def run(args, checkpoints):
     model = models.Transformer.from_preset(
         args.preset,
         vocabulary_size=tokenizer.vocabulary_size,
+        pad_token_id=tokenizer.pad_token_id,
+        unk_token_id=tokenizer.unk_token_id,
+        start_token_id=tokenizer.start_token_id,
+        end_token_id=tokenizer.end_token_id,
         attention_dropout=0.0,
         **{name: value for name, value in changes.items() if value is not None},
     )

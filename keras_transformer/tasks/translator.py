@@ -51,6 +51,11 @@ class Translator:
                     f"`{name}` has more tokens than the model has embeddings. "
                     f"Received: {tokenizer.vocabulary_size} tokens, {size} embeddings. Use the one it was trained with."
                 )
+            if tokenizer.end_token_id != model.end_token_id:
+                raise ValueError(
+                    f"`{name}` and the model must have one end token. Received: {tokenizer.end_token_id} of the "
+                    f"tokenizer, {model.end_token_id} of the model. Give the model the tokenizer's special ids."
+                )
         check_count("num_beams", num_beams)
         check_count("batch_size", batch_size)
         if not isinstance(max_source_length, int) or max_source_length < 2:

@@ -239,3 +239,10 @@ def test_tokenizer_larger_than_the_model_is_refused(tokenizer):
     model = models.Transformer(50, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32)
     with pytest.raises(ValueError, match="Received: 97 tokens, 50 embeddings"):
         tasks.Translator(model, tokenizer)
+
+
+def test_a_vocabulary_with_another_end_token_is_refused(tokenizer):
+    other = text.SentencePieceTokenizer(tokenizer.proto, end_token_id=7)
+    model = models.Transformer(97, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32)
+    with pytest.raises(ValueError, match="`target_tokenizer` and the model must have one end token. Received: 7 of"):
+        tasks.Translator(model, tokenizer, other)

@@ -40,6 +40,8 @@ def test_values_are_those_of_the_formula(smoothing):
 
 @pytest.mark.parametrize("labels_dtype", ["int32", "int64", "uint8", "float32"])
 def test_labels_of_any_dtype(labels_dtype):
+    if keras.backend.backend() == "jax" and labels_dtype == "int64":
+        pytest.skip("JAX has no int64 unless it is told to")
     logits, labels = logits_and_labels()
     found = ops.convert_to_numpy(smoothed_cross_entropy(ops.cast(labels, labels_dtype), logits))
     np.testing.assert_allclose(found, formula(labels, logits, 0.1), rtol=1e-6, atol=1e-6)
