@@ -38,7 +38,7 @@ def keep_freed_memory():
     """Lets glibc keep what it is given back; call before the first tensor is made.
 
     The logits and their gradients are blocks of some 140 MB. By default glibc takes each from the system and hands it
-    back, every update; clearing the pages costs a quarter of the time.
+    back, every update, and clearing the pages takes its time.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4

@@ -196,6 +196,7 @@ class MultiHeadAttention(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=name,
         )
+        projection.supports_masking = True  # else Keras warns, where it is called, that a mask is lost: we use it
         return projection
 
     # Keras's public names for the projections; the underscored attributes are the paths in its weight files.

@@ -335,3 +335,19 @@ def test_string_masks_are_refused():
 def test_inputs_of_rank_2_are_refused(name, shapes):
     with pytest.raises(ValueError, match=f"`{name}` must have the shape.*Received: shape=\\({B}, {D}\\)"):
         MultiHeadAttention(H, K)(*(random(*shape) for shape in shapes))
+
+
+def test_projections_honour_lora_and_int8():
+    layer, x = attention(), random(B, T, D)
+    layer(x, x)
+    plain = numpy(layer(x, x))
+    layer.query_dense.enable_lora(2)
+    layer.query_dense.lora_kernel_b.assign(np.ones(layer.query_dense.lora_kernel_b.shape))
+    with_lora = numpy(layer(x, x))
+    assert np.abs(with_lora - plain).max() > 1e-3
+    layer = attention()
+    layer(x, x)
+    before = numpy(layer(x, x))
+    layer.value_dense.quantize("int8")
+    after = numpy(layer(x, x))
+    assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()  # 8 bits of one of four products
