@@ -4,6 +4,8 @@ Convention: True (or nonzero) means "may attend", as in Keras; PyTorch's boolean
 Shapes: `B` batch, `H` heads, `T` query length, `S` source (key) length.
 """
 
+from typing import Any, NamedTuple
+
 from keras import ops
 
 
@@ -26,6 +28,62 @@ def as_boolean(mask, argument):
     return mask if dtype == "bool" else ops.not_equal(mask, 0)
 
 
+def causal(query_positions, key_positions):
+    """A query attends to keys at its own position and before it: the pattern of a decoder."""
+    return key_positions <= query_positions
+
+
+class Visibility(NamedTuple):
+    """Who may attend to whom, as said by the arguments of a call; any block of it can be written out as a mask.
+
+    What is None says nothing. The rest must all agree for a query to see a key.
+    """
+
+    attention_mask: Any = None
+    """bool, broadcastable to (B, H, T, S)."""
+
+    query_mask: Any = None
+    """(B, T): a query that is masked has nothing to attend to."""
+
+    key_mask: Any = None
+    """(B, S): nobody attends to a key that is masked."""
+
+    query_positions: Any = None
+    """(T,), consecutive, or (1, T) or (B, T), any integers: what the patterns are functions of."""
+
+    key_positions: Any = None
+    """(S,), consecutive, or (1, S) or (B, S)."""
+
+    query_segments: Any = None
+    """(B, T): a query attends to keys of its own segment."""
+
+    key_segments: Any = None
+    """(B, S)."""
+
+    patterns: tuple = ()
+    """Functions of integer query and key positions that broadcast against each other, to bool."""
+
+    def mask(self):
+        """The conjunction of all of it, in a shape that broadcasts to `(B, H, T, S)`; None if nothing is masked."""
+        masks = []
+        if self.attention_mask is not None:
+            masks.append(self.attention_mask)
+        if self.query_mask is not None:
+            masks.append(self.query_mask[:, None, :, None])
+        if self.key_mask is not None:
+            masks.append(self.key_mask[:, None, None, :])
+        if self.query_segments is not None:
+            masks.append(self.query_segments[:, None, :, None] == self.key_segments[:, None, None, :])
+        if self.patterns:
+            query, key = (p if len(p.shape) == 2 else p[None] for p in (self.query_positions, self.key_positions))
+            query, key = query[:, None, :, None], key[:, None, None, :]
+            masks.extend(pattern(query, key) for pattern in self.patterns)
+        combined = None
+        for mask in masks:
+            combined = mask if combined is None else ops.logical_and(combined, mask)
+        return combined
+
+
 def combine_masks(
     attention_mask=None,
     query_mask=None,
@@ -43,24 +101,22 @@ def combine_masks(
             are given, a query attends to keys at its own position and before it. Causality is stated by
             positions, so that decoding step by step with a cache is the same case as training.
     """
-    masks = []
     if attention_mask is not None:
-        mask = as_boolean(attention_mask, "attention_mask")
-        rank = len(mask.shape)
+        attention_mask = as_boolean(attention_mask, "attention_mask")
+        rank = len(attention_mask.shape)
         if rank not in (2, 3, 4):
             raise ValueError(
                 "`attention_mask` must have the shape (T, S), (B, T, S) or (B, heads, T, S). "
-                f"Received: shape={tuple(mask.shape)}. A padding mask (B, S) goes into `padding_mask` or `value_mask`."
+                f"Received: shape={tuple(attention_mask.shape)}. "
+                "A padding mask (B, S) goes into `padding_mask` or `value_mask`."
             )
-        masks.append(mask[None, None] if rank == 2 else mask[:, None] if rank == 3 else mask)
-    if query_mask is not None:
-        masks.append(as_boolean(query_mask, "query_mask")[:, None, :, None])
-    if key_mask is not None:
-        masks.append(as_boolean(key_mask, "key_mask")[:, None, None, :])
-    if query_positions is not None and key_positions is not None:
-        causal = key_positions[..., None, :] <= query_positions[..., :, None]
-        masks.append(causal[None, None] if len(causal.shape) == 2 else causal[:, None])
-    combined = None
-    for mask in masks:
-        combined = mask if combined is None else ops.logical_and(combined, mask)
-    return combined
+        while len(attention_mask.shape) < 4:
+            attention_mask = attention_mask[None] if rank == 2 else attention_mask[:, None]
+    return Visibility(
+        attention_mask=attention_mask,
+        query_mask=as_boolean(query_mask, "query_mask"),
+        key_mask=as_boolean(key_mask, "key_mask"),
+        query_positions=query_positions,
+        key_positions=key_positions,
+        patterns=(causal,) if query_positions is not None and key_positions is not None else (),
+    ).mask()
