@@ -1,77 +1,23 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, equation 1) and multi-head attention (section 3.2.2).
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2): the layer, which owns the parameters.
 
-Shapes: `B` batch, `T` query length, `S` source length, `H` heads, `D` model width, `K` width of a head.
-The mathematics is in the free functions; the layer owns the parameters.
+The mathematics is in `dot_product`, masks are in `masks`, axes other than a sequence's in `attention_axes`.
+Shapes: `B` batch, `T` query length, `S` source length, `H` heads, `G` heads of keys and values, `D` model width,
+`K` width of a head.
 """
 
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_transformer.layers.attention_axes import AttentionAxes
+from keras_transformer.layers.dot_product import dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
-from keras_transformer.layers.masks import combine_masks
-
-
-def masked_softmax(scores, mask=None):
-    """Softmax over the last axis, over the places where `mask` is True; zero elsewhere.
-
-    Computed in float32 or wider. A row with no place left is zero everywhere, and its gradient is finite.
-    """
-    scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
-    if mask is None:
-        return _softmax(scores)
-    # Far below any score and, unlike -inf, without NaN in a row that has nothing else.
-    lowest = np.finfo(keras.backend.standardize_dtype(scores.dtype)).min / 2
-    weights = _softmax(ops.where(mask, scores, ops.cast(lowest, scores.dtype)))
-    return ops.where(mask, weights, ops.zeros((), weights.dtype))
-
-
-def _softmax(scores):
-    # Keras warns of a softmax over one element, which here is a sequence of one token and nothing to warn of.
-    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
-
-
-def dot_product_attention(query, key, value, mask=None, dropout=None):
-    """`softmax(Q K^T / sqrt(K)) V` (Vaswani et al. 2017, equation 1) for each head.
-
-    Args:
-        query: `(B, T, H, K)`.
-        key: `(B, S, H, K)`.
-        value: `(B, S, H, V)`.
-        mask: bool, broadcastable to `(B, H, T, S)`; True = may attend.
-        dropout: a function of the weights, applied before they weigh the values.
-
-    Returns:
-        `(B, T, H, V)` and the weights before dropout, `(B, H, T, S)`, both in the dtype of `query`. A query
-        with nothing to attend to has weights of zero and a sum of exactly zero.
-    """
-    scale = 1.0 / math.sqrt(query.shape[-1])
-    scores = ops.einsum("bthk,bshk->bhts", query * ops.cast(scale, query.dtype), key)
-    weights = ops.cast(masked_softmax(scores, mask), query.dtype)
-    dropped = weights if dropout is None else dropout(weights)
-    return ops.einsum("bhts,bshk->bthk", dropped, value), weights
-
-
-def project(dense, inputs, contracted):
-    """What the `EinsumDense` `dense` makes of `inputs`, computed as the product of two matrices.
-
-    Einsum with an axis of heads in the kernel is lowered to products with transposed copies around them; in a
-    training step on a CPU that took longer than the products.
-
-    Args:
-        contracted: how many last axes of `inputs`, and first axes of the kernel, are summed over.
-    """
-    if dense.quantization_mode is not None:
-        return dense(inputs)
-    kernel, x = (ops.cast(a, dense.compute_dtype) for a in (dense.kernel, inputs))
-    width = math.prod(kernel.shape[:contracted])
-    y = ops.matmul(ops.reshape(x, (-1, width)), ops.reshape(kernel, (width, -1)))
-    if dense.bias is not None:
-        y = y + ops.reshape(ops.cast(dense.bias, y.dtype), (-1,))
-    return ops.reshape(y, (*ops.shape(inputs)[:-contracted], *kernel.shape[contracted:]))
+from keras_transformer.layers.masks import Visibility, causal
+from keras_transformer.layers.packing import restarting_positions
+from keras_transformer.layers.projection import project
+from keras_transformer.layers.shared_memory import scores_row_by_row, side_by_side, visibility_side_by_side
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -80,9 +26,10 @@ class MultiHeadAttention(keras.layers.Layer):
 
     `MultiHead(Q, K, V) = Concat(head_1, ..., head_H) W^O`, `head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V)`.
 
-    Weights, names and attribute paths are those of `keras.layers.MultiHeadAttention`, so `set_weights` and a
-    `.weights.h5` of that layer load. The results are the same, except that a query with nothing to attend to
-    has scores and a weighted sum of exactly zero on every path, where Keras gives two different answers.
+    A drop-in for `keras.layers.MultiHeadAttention`: its arguments, its results, its weights in its order under its
+    attribute paths (`set_weights` and a `.weights.h5` of that layer load). What differs is where Keras contradicts
+    itself: a query with nothing to attend to has scores and a weighted sum of exactly zero on every path, an explicit
+    `query_mask` counts, and `use_causal_mask` and `sliding_window` go by the order of the attended axes.
 
     Differs from the paper: the projections have biases (`use_bias=False` takes them away), and the attention
     weights may be dropped out.
@@ -92,26 +39,49 @@ class MultiHeadAttention(keras.layers.Layer):
         key_dim: `K`, width of a head's queries and keys.
         value_dim: width of a head's values; None means `key_dim`.
         dropout: rate on the attention weights while training.
-        use_bias: whether the four projections have biases.
-        output_shape: width of the result; None means the query's.
+        use_bias: whether the projections have biases.
+        output_shape: width of the result, or its last axes as a tuple; None means the query's width.
+        attention_axes: axes attended over, of inputs of any rank; None means all but the batch and the width.
+        sliding_window: None, or a query attends to keys less than this many positions away.
+        flash_attention: True: always the path that never holds `T x S` numbers (no scores, and as in Keras no dropout
+            with it); False: never; None: where it pays, dropout included.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
+            kernel_constraint, bias_constraint: of each projection.
+        use_gate: whether each head's sum is multiplied by `sigmoid(Q W^G)` (Qiu et al. 2025, arXiv:2505.06708).
+        seed: of the dropout.
+        num_key_value_heads: `G`, a divisor of `H`: `H / G` heads of queries share a head of keys and values (Ainslie
+            et al. 2023, section 2.2); None means `H`.
+        position: None, or a part that tells positions apart: `RotaryEmbedding`, `RelativePositionBias`, `AlibiBias`,
+            `RelativePositionEmbedding`. Of a part that adds to its input, as `PositionalEncoding`, queries and keys
+            are told, values are not (Press et al. 2021, "Shortformer", section 4). The part is used as handed: layers
+            that are given the same one share its weights.
+        pattern: None, or who may attend to whom as a function of positions, from `layers.patterns`.
 
     Call arguments:
-        query: `(B, T, D)`.
+        query: `(B, T, D)`; or `(B, *dims, D)`, of which `attention_axes` are attended over.
         value: `(B, S, D)`; None with a cache made by `project_memory`.
         key: `(B, S, D)`; None means `value`.
         query_mask, value_mask, key_mask: `(B, T)`, `(B, S)`, `(B, S)`; True = real. By default those that Keras
             carries along with the inputs.
-        attention_mask: `(T, S)`, `(B, T, S)` or `(B, H, T, S)`; True (nonzero) = may attend.
+        attention_mask: `(T, S)`, `(B, T, S)` or `(B, H, T, S)`; True (nonzero) = may attend. With `attention_axes`,
+            Keras's shape: `(*batch axes, H, *T, *S)`, in which axes before `*T` may be missing.
         return_attention_scores: whether to return the weights `(B, H, T, S)` too.
         use_causal_mask: whether a query attends only to keys at its own position and before it.
         cache: None; or the value of `make_cache`: the keys and values of `value` are written at its
-            `"position"`, and queries attend to all written so far (`S` is then the cache's length, and
-            `use_causal_mask` is needed to leave the unwritten part out); or the value of `project_memory`:
-            queries attend to that. In the latter case the batch of `query` may be `n` times that of the memory,
-            `n` rows after each other sharing one row of it, as the beams of a sentence do.
+            `"position"`, and queries attend to all written so far (`S` is then the cache's length); or the value of
+            `project_memory`: queries attend to that. In the latter case the batch of `query` may be `n` times that of
+            the memory, `n` rows after each other sharing one row of it, as the beams of a sentence do.
+        segment_ids, key_segment_ids: `(B, T)`, `(B, S)` integers of packed rows: a query attends to keys of its own
+            segment. The second is by default the first.
+        positions, key_positions: integers `(1, T)` or `(B, T)`, and of `S`. By default positions count from 0, within
+            each segment if there are `segment_ids`, with a cache from its `"position"`. The second is by default the
+            first where that is given.
 
     Returns:
         `output[, scores][, cache]`, as asked for: `(B, T, D)`, `(B, H, T, S)`, and the cache after this call.
+
+    Raises:
+        ValueError: an argument, a shape, a dtype or a combination that has no meaning.
 
     Example:
 
@@ -133,6 +103,9 @@ class MultiHeadAttention(keras.layers.Layer):
         dropout=0.0,
         use_bias=True,
         output_shape=None,
+        attention_axes=None,
+        sliding_window=None,
+        flash_attention=None,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         kernel_regularizer=None,
@@ -140,63 +113,116 @@ class MultiHeadAttention(keras.layers.Layer):
         activity_regularizer=None,
         kernel_constraint=None,
         bias_constraint=None,
+        use_gate=False,
         seed=None,
+        num_key_value_heads=None,
+        position=None,
+        pattern=None,
         **kwargs,
     ):
-        for name, value in {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim}.items():
-            if not (value is None and name == "value_dim") and (not isinstance(value, int) or value <= 0):
-                raise ValueError(
-                    f"Received an invalid value for argument `{name}`, expected a positive integer. "
-                    f"Received: {name}={value}"
-                )
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        _check_positive_integers(num_heads=num_heads, key_dim=key_dim)
+        optional = {
+            "value_dim": value_dim,
+            "sliding_window": sliding_window,
+            "num_key_value_heads": num_key_value_heads,
+        }
+        _check_positive_integers(**{name: value for name, value in optional.items() if value is not None})
+        if num_key_value_heads is not None and num_heads % num_key_value_heads:
+            raise ValueError(
+                "`num_heads` must be a multiple of `num_key_value_heads`. "
+                f"Received: num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
+            )
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+            raise ValueError(f"`dropout` must be a rate between 0 and 1. Received: dropout={dropout}")
+        if flash_attention is None and keras.config.is_flash_attention_enabled():
+            flash_attention = True
+        if flash_attention and dropout > 0:
+            raise ValueError(
+                "Dropout is not supported when flash attention is enabled. "
+                f"Set dropout to 0, or leave `flash_attention` None. Received: dropout={dropout}"
+            )
+        super().__init__(**kwargs)
         self.num_heads = num_heads
         self.key_dim = key_dim
         self.value_dim = value_dim or key_dim
         self.dropout = dropout
         self.use_bias = use_bias
-        self._output_shape = (output_shape,) if isinstance(output_shape, int) else output_shape
+        self._output_shape = _as_tuple(output_shape, "output_shape")
+        self.attention_axes = _as_tuple(attention_axes, "attention_axes")
+        self.sliding_window = sliding_window
+        self.flash_attention = flash_attention
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        # Of the projections, as in Keras: as this layer's own it would be counted once more for the output.
+        self._projection_activity_regularizer = keras.regularizers.get(activity_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.use_gate = use_gate
         self.seed = seed
+        self.num_key_value_heads = num_key_value_heads
+        self.position = _part(position, "position", ("add", "rotate", "scores"))
+        self.pattern = _part(pattern, "pattern", ("__call__",))
         self.supports_masking = True
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
         for name, shape in {"query": query_shape, "value": value_shape, "key": key_shape}.items():
-            if len(shape) != 3:
-                raise ValueError(f"`{name}` must have the shape (batch, length, width). Received: shape={shape}")
-        heads = (None, self.num_heads)
-        output_dim = self._output_shape[0] if self._output_shape else query_shape[-1]
-        self._query_dense = self._projection("abc,cde->abde", (*heads, self.key_dim), "de", "query")
-        self._query_dense.build(query_shape)
-        self._key_dense = self._projection("abc,cde->abde", (*heads, self.key_dim), "de", "key")
-        self._key_dense.build(key_shape)
-        self._value_dense = self._projection("abc,cde->abde", (*heads, self.value_dim), "de", "value")
-        self._value_dense.build(value_shape)
-        self._output_dense = self._projection("abcd,cde->abe", (None, output_dim), "e", "attention_output")
-        self._output_dense.build((*query_shape[:2], self.num_heads, self.value_dim))
+            if len(shape) < 3 or len(shape) != len(query_shape):
+                raise ValueError(
+                    f"`{name}` must have the shape (batch, length, width), or more axes, as many as `query`. "
+                    f"Received: shape={tuple(shape)}, with a query of shape {tuple(query_shape)}"
+                )
+            if shape[-1] is None:
+                raise ValueError(f"The last axis of `{name}` must be known. Received: shape={tuple(shape)}")
+        _check_same_dims(value_shape[:-1], key_shape[:-1])
+        self._axes = AttentionAxes(len(query_shape), self.attention_axes)
+        groups = self.num_key_value_heads or self.num_heads
+        self._query_dense = self._to_heads("query", query_shape, self.num_heads, self.key_dim)
+        self._key_dense = self._to_heads("key", key_shape, groups, self.key_dim)
+        if self.use_gate:
+            self._gate_dense = self._to_heads("gate", query_shape, self.num_heads, self.value_dim, activation="sigmoid")
+        self._value_dense = self._to_heads("value", value_shape, groups, self.value_dim)
+        self._output_dense = self._from_heads("attention_output", query_shape)
         self._dropout_layer = Dropout(self.dropout, seed=self.seed, dtype=self.dtype_policy)
+        if isinstance(self.position, keras.layers.Layer) and not self.position.built:
+            if hasattr(self.position, "build_for_attention"):
+                self.position.build_for_attention(self.num_heads, self.key_dim)
+            else:
+                self.position.build(query_shape)
 
-    def _projection(self, equation, output_shape, bias_axes, name):
+    def _to_heads(self, name, input_shape, heads, width, activation=None):
+        dims = "abcdefgh"[: len(input_shape) - 1]
+        output_shape = (*[None] * (len(dims) - 1), heads, width)
+        return self._projection(name, f"{dims}x,xyz->{dims}yz", "yz", input_shape, output_shape, activation)
+
+    def _from_heads(self, name, query_shape):
+        dims = "abcdefgh"[: len(query_shape) - 1]
+        widths = self._output_shape or query_shape[-1:]
+        out = "stuvwx"[: len(widths)]
+        input_shape = (*query_shape[:-1], self.num_heads, self.value_dim)
+        output_shape = (*[None] * (len(dims) - 1), *widths)
+        return self._projection(name, f"{dims}yz,yz{out}->{dims}{out}", out, input_shape, output_shape)
+
+    def _projection(self, name, equation, bias_axes, input_shape, output_shape, activation=None):
         projection = keras.layers.EinsumDense(
             equation,
             output_shape=output_shape,
+            activation=activation,
             bias_axes=bias_axes if self.use_bias else None,
             kernel_initializer=clone_initializer(self.kernel_initializer),
             bias_initializer=clone_initializer(self.bias_initializer),
             kernel_regularizer=self.kernel_regularizer,
             bias_regularizer=self.bias_regularizer,
+            activity_regularizer=self._projection_activity_regularizer,
             kernel_constraint=self.kernel_constraint,
             bias_constraint=self.bias_constraint,
             dtype=self.dtype_policy,
             name=name,
         )
         projection.supports_masking = True  # else Keras warns, where it is called, that a mask is lost: we use it
+        projection.build(input_shape)
         return projection
 
     # Keras's public names for the projections; the underscored attributes are the paths in its weight files.
@@ -218,17 +244,33 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def make_cache(self, batch_size, max_length):
         """An empty cache for self-attention over up to `max_length` positions."""
-        shape = (batch_size, max_length, self.num_heads)
+        shape = (batch_size, max_length, self.num_key_value_heads or self.num_heads)
         return {
             "key": ops.zeros((*shape, self.key_dim), self.compute_dtype),
             "value": ops.zeros((*shape, self.value_dim), self.compute_dtype),
             "position": ops.zeros((), "int32"),
         }
 
-    def project_memory(self, value, key=None):
-        """Keys and values of `value` `(B, S, D)`, computed once, to be passed as the `cache` of cross-attention."""
+    def project_memory(self, value, key=None, positions=None):
+        """Keys and values of `value` `(B, S, D)`, computed once, to be passed as the `cache` of cross-attention.
+
+        `positions` `(S,)`, consecutive, `(1, S)` or `(B, S)`, are the keys'; None means 0 to S - 1.
+        """
         key = value if key is None else key
-        return {"key": project(self._key_dense, key, 1), "value": project(self._value_dense, value, 1)}
+        if positions is None and self.position is not None:
+            positions = ops.arange(self._axes.length(ops.shape(key)))
+        return {
+            "key": self._placed(self._key_dense, key, positions),
+            "value": self._axes.flatten(project(self._value_dense, value, 1)),
+        }
+
+    def _placed(self, dense, inputs, positions):
+        """Queries or keys `(B, T, H, K)` of `inputs` that know their place, if it is for the position part to say."""
+        if hasattr(self.position, "add"):
+            told = self.position.add(self._axes.flatten(inputs), positions)
+            inputs = self._axes.unflatten(told, ops.shape(inputs)[:-1])
+        projected = self._axes.flatten(project(dense, inputs, 1))
+        return self.position.rotate(projected, positions) if hasattr(self.position, "rotate") else projected
 
     def call(
         self,
@@ -243,60 +285,142 @@ class MultiHeadAttention(keras.layers.Layer):
         training=None,
         use_causal_mask=False,
         cache=None,
+        segment_ids=None,
+        key_segment_ids=None,
+        positions=None,
+        key_positions=None,
     ):
-        projected_query = project(self._query_dense, query, 1)  # (B, T, H, K)
-        position = 0
-        if cache is None:
-            memory = self.project_memory(value, key)
-        elif "position" in cache:
-            position = cache["position"]
-            memory = self._write(cache, self.project_memory(value, key))
-            cache = memory
-        else:
+        is_written = cache is not None and "position" in cache
+        is_memory = cache is not None and not is_written
+        self._check_call(query, value, key, cache, return_attention_scores, positions, key_positions, segment_ids)
+
+        # Where the queries are, and the keys of this call.
+        from_zero = cache is positions is key_positions is segment_ids is None
+        positions, key_positions, segment_ids, key_segment_ids = (
+            None if x is None else ops.cast(x, "int32")
+            for x in (positions, key_positions, segment_ids, key_segment_ids)
+        )
+        query_dims = ops.shape(query)[:-1]
+        if segment_ids is not None:
+            positions = restarting_positions(segment_ids) if positions is None else positions
+            key_segment_ids = segment_ids if key_segment_ids is None else key_segment_ids
+            key_positions = restarting_positions(key_segment_ids) if key_positions is None else key_positions
+        key_positions = positions if key_positions is None else key_positions
+        query_positions = ops.arange(self._axes.length(query_dims)) if positions is None else positions
+        query_positions = query_positions + cache["position"] if is_written else query_positions
+
+        # What there is to attend to.
+        if is_memory:
             memory = cache
-            projected_query = ops.reshape(  # beams of one sentence side by side, as further queries of it
-                projected_query, (ops.shape(memory["key"])[0], -1, self.num_heads, self.key_dim)
-            )
-        mask = combine_masks(
-            attention_mask=attention_mask,
-            query_mask=query_mask,
-            key_mask=_both(value_mask, key_mask),
-            query_positions=position + ops.arange(ops.shape(query)[1]) if use_causal_mask else None,
-            key_positions=ops.arange(ops.shape(memory["key"])[1]) if use_causal_mask else None,
+        else:
+            memory = self.project_memory(value, key, query_positions if is_written else key_positions)
+        if is_written:
+            cache = memory = _write(cache, memory)
+        source_dims = ops.shape(memory["key"])[:2] if cache is not None else ops.shape(value)[:-1]
+        if key_positions is None:
+            key_positions = ops.arange(self._axes.length(source_dims))
+
+        # Who attends to whom.
+        patterns = []
+        if use_causal_mask:
+            patterns.append(causal)
+        elif is_written:
+            patterns.append(lambda _, key_position: key_position < cache["position"])
+        if self.sliding_window is not None:
+            patterns.append(lambda q, k: ops.abs(q - k) < self.sliding_window)
+        if self.pattern is not None:
+            patterns.append(self.pattern)
+        visibility = Visibility(
+            attention_mask=self._axes.flatten_attention_mask(attention_mask, query_dims, source_dims),
+            query_mask=self._axes.flatten_padding_mask(query_mask, query_dims, "query_mask"),
+            key_mask=_both(
+                self._axes.flatten_padding_mask(value_mask, source_dims, "value_mask"),
+                self._axes.flatten_padding_mask(key_mask, source_dims, "key_mask"),
+            ),
+            query_positions=query_positions,
+            key_positions=key_positions,
+            query_segments=segment_ids,
+            key_segments=key_segment_ids,
+            patterns=tuple(patterns),
         )
-        heads, scores = dot_product_attention(
-            projected_query,
-            memory["key"],
-            memory["value"],
-            mask,
-            dropout=lambda weights: self._dropout_layer(weights, training=training),
+
+        queries = self._placed(self._query_dense, query, query_positions)
+        queries = queries * ops.cast(1.0 / math.sqrt(self.key_dim), queries.dtype)
+        if is_memory:
+            rows, batch = query_dims[0], ops.shape(memory["key"])[0]
+            queries = side_by_side(queries, batch)
+            visibility = visibility_side_by_side(visibility, batch, rows)
+        heads, scores = self._attend(
+            queries, memory["key"], memory["value"], visibility, training, return_attention_scores, from_zero
         )
-        if cache is not None and "position" not in cache:
-            rows, length = ops.shape(query)[0], ops.shape(query)[1]
-            heads = ops.reshape(heads, (rows, length, self.num_heads, self.value_dim))
-            if return_attention_scores:  # (B, H, n T, S) -> (B n, H, T, S)
-                source = ops.shape(scores)[-1]
-                scores = ops.reshape(scores, (ops.shape(scores)[0], self.num_heads, -1, length, source))
-                scores = ops.reshape(ops.swapaxes(scores, 1, 2), (rows, self.num_heads, length, source))
-        output = project(self._output_dense, heads, 2)
-        results = [output]
+        if is_memory:
+            heads = ops.reshape(heads, (*query_dims, self.num_heads, self.value_dim))
+            scores = None if scores is None else scores_row_by_row(scores, rows, query_dims[1])
+
+        heads = self._axes.unflatten(heads, query_dims)
+        if self.use_gate:
+            heads = heads * project(self._gate_dense, query, 1)
+        results = [project(self._output_dense, heads, 2)]
         if return_attention_scores:
-            results.append(scores)
+            results.append(self._axes.unflatten_scores(scores, query_dims, source_dims))
         if cache is not None:
             results.append(cache)
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _write(self, cache, new):
-        """The cache with the keys and values of `new` at its position, and the position after them."""
-        start = (0, cache["position"], 0, 0)
-        return {
-            "key": ops.slice_update(cache["key"], start, new["key"]),
-            "value": ops.slice_update(cache["value"], start, new["value"]),
-            "position": cache["position"] + ops.shape(new["key"])[1],
-        }
+    def _attend(self, query, key, value, visibility, training, return_scores, from_zero):
+        """The heads' sums `(B, T, H, V)` and their weights, or None; by the path that suits the call."""
+        drops = bool(training) and self.dropout > 0
+        biased = hasattr(self.position, "scores")
+        if keras.backend.backend() != "tensorflow" and not (return_scores or drops or biased):
+            is_causal = from_zero and visibility.is_just(causal)
+            mask = None if is_causal else visibility.mask()
+            return fused_attention(query, key, value, mask, is_causal, self.flash_attention), None
+        bias = None
+        if biased:
+            bias = self.position.scores(query, visibility.query_positions, visibility.key_positions)
+        heads, scores = dot_product_attention(
+            query,
+            key,
+            value,
+            visibility.mask(),
+            bias,
+            dropout=(lambda weights: self._dropout_layer(weights, training=True)) if drops else None,
+        )
+        return heads, scores if return_scores else None
+
+    def _check_call(self, query, value, key, cache, return_scores, positions, key_positions, segment_ids):
+        if self.flash_attention and return_scores:
+            raise ValueError(
+                "Returning attention scores is not supported when flash attention is enabled. "
+                "Leave `flash_attention` None to get them. Received: return_attention_scores=True"
+            )
+        if cache is None or "position" in cache:
+            if value is None:
+                raise ValueError("`value` may be None only with a `cache` of `project_memory`. Received: value=None")
+            if key is not None:
+                _check_same_dims(value.shape[:-1], key.shape[:-1])
+        if cache is None:
+            return
+        if not self._axes.is_sequence:
+            raise ValueError(
+                f"A `cache` is for sequences (batch, length, width). Received: a query of shape {tuple(query.shape)}"
+            )
+        if "position" in cache and not (positions is key_positions is segment_ids is None):
+            raise ValueError(
+                "With a `cache` of `make_cache` it is the cache that counts positions, in one segment: "
+                "`positions`, `key_positions` and `segment_ids` must be None. Received: "
+                f"positions={positions}, key_positions={key_positions}, segment_ids={segment_ids}"
+            )
 
     def compute_mask(self, inputs, previous_mask):
         return previous_mask
+
+    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
+        _check_same_dims(value_shape[:-1], (key_shape or value_shape)[:-1])
+        return (*query_shape[:-1], *(self._output_shape or query_shape[-1:]))
+
+    def compute_output_spec(self, *args, **kwargs):
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)  # from `call`: scores and cache too
 
     def get_config(self):
         return {
@@ -307,18 +431,76 @@ class MultiHeadAttention(keras.layers.Layer):
             "dropout": self.dropout,
             "use_bias": self.use_bias,
             "output_shape": self._output_shape,
+            "attention_axes": self.attention_axes,
+            "sliding_window": self.sliding_window,
+            "flash_attention": self.flash_attention,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self._projection_activity_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "use_gate": self.use_gate,
             "seed": self.seed,
+            "num_key_value_heads": self.num_key_value_heads,
+            "position": keras.saving.serialize_keras_object(self.position),
+            "pattern": keras.saving.serialize_keras_object(self.pattern),
         }
+
+
+def _write(cache, new):
+    """The cache with the keys and values of `new` at its position, and the position after them."""
+    start = (0, cache["position"], 0, 0)
+    return {
+        "key": ops.slice_update(cache["key"], start, new["key"]),
+        "value": ops.slice_update(cache["value"], start, new["value"]),
+        "position": cache["position"] + ops.shape(new["key"])[1],
+    }
 
 
 def _both(first, second):
     if first is None or second is None:
         return second if first is None else first
-    return ops.logical_and(ops.cast(first, "bool"), ops.cast(second, "bool"))
+    return ops.logical_and(first, second)
+
+
+def _check_positive_integers(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(
+                f"Received an invalid value for argument `{name}`, expected a positive integer. "
+                f"Received: {name}={value}"
+            )
+
+
+def _check_same_dims(value_dims, key_dims):
+    if len(value_dims) != len(key_dims) or any(
+        isinstance(v, int) and isinstance(k, int) and v != k for v, k in zip(value_dims[1:], key_dims[1:])
+    ):
+        raise ValueError(
+            "All dimensions of `value` and `key`, except the last one, must be equal. "
+            f"Received: value's {tuple(value_dims)} and key's {tuple(key_dims)}"
+        )
+
+
+def _as_tuple(value, argument):
+    if value is None:
+        return None
+    value = (value,) if isinstance(value, int) else value
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(v, int) for v in value):
+        raise ValueError(
+            f"`{argument}` must be an int, a list or a tuple of them, or None. Received: {argument}={value}"
+        )
+    return tuple(value)
+
+
+def _part(part, argument, methods):
+    """`part`, made from its Keras config if it is one."""
+    part = keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
+    if part is not None and not any(hasattr(part, method) for method in methods):
+        raise ValueError(
+            f"`{argument}` must be None or an object with one of the methods {', '.join(methods)}. "
+            f"Received: {argument}={part!r}"
+        )
+    return part

@@ -83,40 +83,7 @@ class Visibility(NamedTuple):
             combined = mask if combined is None else ops.logical_and(combined, mask)
         return combined
 
-
-def combine_masks(
-    attention_mask=None,
-    query_mask=None,
-    key_mask=None,
-    query_positions=None,
-    key_positions=None,
-):
-    """The conjunction of all masks, in a shape that broadcasts to `(B, H, T, S)`; None if there is no mask.
-
-    Args:
-        attention_mask: `(T, S)`, `(B, T, S)` or `(B, H, T, S)`.
-        query_mask: `(B, T)`. A query that is masked has nothing to attend to.
-        key_mask: `(B, S)`. Nobody attends to a key that is masked.
-        query_positions, key_positions: `(T,)` and `(S,)`, or with a batch axis in front. Where both
-            are given, a query attends to keys at its own position and before it. Causality is stated by
-            positions, so that decoding step by step with a cache is the same case as training.
-    """
-    if attention_mask is not None:
-        attention_mask = as_boolean(attention_mask, "attention_mask")
-        rank = len(attention_mask.shape)
-        if rank not in (2, 3, 4):
-            raise ValueError(
-                "`attention_mask` must have the shape (T, S), (B, T, S) or (B, heads, T, S). "
-                f"Received: shape={tuple(attention_mask.shape)}. "
-                "A padding mask (B, S) goes into `padding_mask` or `value_mask`."
-            )
-        while len(attention_mask.shape) < 4:
-            attention_mask = attention_mask[None] if rank == 2 else attention_mask[:, None]
-    return Visibility(
-        attention_mask=attention_mask,
-        query_mask=as_boolean(query_mask, "query_mask"),
-        key_mask=as_boolean(key_mask, "key_mask"),
-        query_positions=query_positions,
-        key_positions=key_positions,
-        patterns=(causal,) if query_positions is not None and key_positions is not None else (),
-    ).mask()
+    def is_just(self, pattern):
+        """Whether `pattern` is all that is said."""
+        fields = (self.attention_mask, self.query_mask, self.key_mask, self.query_segments)
+        return all(field is None for field in fields) and self.patterns == (pattern,)

@@ -1,0 +1,96 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, equation 1) for any number of heads.
+
+Shapes: `B` batch, `T` query length, `S` source length, `H` heads, `G` heads of keys and values, `K` width of a head.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def masked_softmax(scores, mask=None):
+    """Softmax over the last axis, over the places where `mask` is True; zero elsewhere.
+
+    Computed in float32 or wider. A row with no place left is zero everywhere, and its gradient is finite.
+    """
+    if keras.backend.standardize_dtype(scores.dtype) == "float16":
+        largest = float(np.finfo("float16").max)  # a product that overflowed is a large score, not NaN in its row
+        scores = ops.clip(scores, -largest, largest)
+    scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
+    if mask is None:
+        return _softmax(scores)
+    # Far below any score and, unlike -inf, without NaN in a row that has nothing else.
+    lowest = np.finfo(keras.backend.standardize_dtype(scores.dtype)).min / 2
+    weights = _softmax(ops.where(mask, scores, ops.cast(lowest, scores.dtype)))
+    return ops.where(mask, weights, ops.zeros((), weights.dtype))
+
+
+def _softmax(scores):
+    # Keras warns of a softmax over one element, which here is a sequence of one token and nothing to warn of.
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+
+
+def dot_product_attention(query, key, value, mask=None, bias=None, dropout=None):
+    """`softmax(Q K^T + bias) V` for each head; query head `h` uses head `h // (H / G)` of keys and values.
+
+    Equation 1 of Vaswani et al. 2017, with grouped queries (Ainslie et al. 2023, section 2.2) where `G < H`.
+
+    Args:
+        query: `(B, T, H, K)`, already divided by `sqrt(K)`.
+        key: `(B, S, G, K)`, `G` a divisor of `H`.
+        value: `(B, S, G, V)`.
+        mask: bool, broadcastable to `(B, H, T, S)`; True = may attend.
+        bias: broadcastable to `(B, H, T, S)`, added to the scores before the softmax.
+        dropout: a function of the weights, applied before they weigh the values.
+
+    Returns:
+        `(B, T, H, V)` and the weights before dropout, `(B, H, T, S)`, both in the dtype of `query`. A query
+        with nothing to attend to has weights of zero and a sum of exactly zero.
+    """
+    batch, length, heads, width = ops.shape(query)
+    groups = key.shape[2]
+    if groups == heads:
+        scores = ops.einsum("bthk,bshk->bhts", query, key)
+    else:
+        grouped = ops.reshape(query, (batch, length, groups, heads // groups, width))
+        scores = ops.einsum("btgrk,bsgk->bgrts", grouped, key)
+        scores = ops.reshape(scores, (batch, heads, length, ops.shape(key)[1]))
+    if bias is not None:
+        scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
+        scores = scores + ops.cast(bias, scores.dtype)
+    weights = ops.cast(masked_softmax(scores, mask), query.dtype)
+    dropped = weights if dropout is None else dropout(weights)
+    if groups == heads:
+        return ops.einsum("bhts,bshk->bthk", dropped, value), weights
+    grouped = ops.reshape(dropped, (batch, groups, heads // groups, length, ops.shape(key)[1]))
+    output = ops.einsum("bgrts,bsgk->btgrk", grouped, value)
+    return ops.reshape(output, (batch, length, heads, value.shape[-1])), weights
+
+
+def fused_attention(query, key, value, mask=None, is_causal=False, flash_attention=None):
+    """`dot_product_attention` without bias, dropout and weights, by the backend's own kernel (JAX, PyTorch).
+
+    Args:
+        is_causal: instead of a mask: query `t` attends to keys up to `t`.
+        flash_attention: as in `keras.ops.dot_product_attention`.
+
+    Returns:
+        `(B, T, H, V)`.
+    """
+    repeats = query.shape[2] // key.shape[2]
+    if repeats > 1:
+        key, value = ops.repeat(key, repeats, axis=2), ops.repeat(value, repeats, axis=2)
+    sees_any = None
+    if mask is not None:
+        # The kernels disagree on a query with nothing to attend to: it may see all, and its sum is set to zero.
+        sees_any = ops.any(mask, axis=-1, keepdims=True)
+        mask = ops.broadcast_to(
+            ops.logical_or(mask, ops.logical_not(sees_any)),
+            (*ops.shape(query)[:1], mask.shape[1], ops.shape(query)[1], ops.shape(key)[1]),
+        )
+    output = ops.dot_product_attention(
+        query, key, value, mask=mask, scale=1.0, is_causal=is_causal, flash_attention=flash_attention
+    )
+    if sees_any is None:
+        return output
+    return ops.where(ops.swapaxes(sees_any, 1, 2), output, ops.zeros((), output.dtype))

@@ -1,0 +1,49 @@
+"""Rows of queries that share a row of keys and values, as the beams of a sentence share the encoder's states.
+
+`n` rows `(B n, T, ...)` that follow each other become `n T` queries of one row `(B, n T, ...)`, so that nothing of the
+memory is repeated.
+"""
+
+from keras import ops
+
+
+def side_by_side(x, batch):
+    """`(B, n T, ...)` of `x` `(B n, T, ...)`; `batch` is `B`."""
+    rows, length, *rest = ops.shape(x)
+    return ops.reshape(x, (batch, _sharing(rows, batch) * length, *rest))
+
+
+def visibility_side_by_side(visibility, batch, rows):
+    """The `Visibility` of such queries; `rows` is `B n`."""
+    n = _sharing(rows, batch)
+
+    def of_each_row(x):
+        return None if x is None else side_by_side(x, batch)
+
+    positions, mask = visibility.query_positions, visibility.attention_mask
+    positions = positions if len(positions.shape) == 2 else positions[None]
+    positions = ops.tile(positions, (1, n)) if positions.shape[0] == 1 else side_by_side(positions, batch)
+    if mask is not None and mask.shape[0] == 1:
+        mask = mask if mask.shape[2] == 1 else ops.tile(mask, (1, 1, n, 1))
+    elif mask is not None:
+        _, heads, length, source = ops.shape(mask)
+        mask = ops.swapaxes(ops.reshape(mask, (batch, n, heads, length, source)), 1, 2)
+        mask = ops.reshape(mask, (batch, heads, n * length, source))
+    return visibility._replace(
+        attention_mask=mask,
+        query_mask=of_each_row(visibility.query_mask),
+        query_positions=positions,
+        query_segments=of_each_row(visibility.query_segments),
+    )
+
+
+def scores_row_by_row(scores, rows, length):
+    """`(B n, H, T, S)` of scores `(B, H, n T, S)`."""
+    batch, heads, _, source = ops.shape(scores)
+    scores = ops.reshape(scores, (batch, heads, _sharing(rows, batch), length, source))
+    return ops.reshape(ops.swapaxes(scores, 1, 2), (rows, heads, length, source))
+
+
+def _sharing(rows, batch):
+    """`n`; a batch of none has none to share."""
+    return rows // max(batch, 1) if isinstance(batch, int) else rows // ops.maximum(batch, 1)
