@@ -1,5 +1,6 @@
 """TOKENS -> STATES: attention, positions and blocks."""
 
+from keras_transformer.layers import patterns
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.decoder_block import DecoderBlock
 from keras_transformer.layers.dropout import Dropout
@@ -16,4 +17,5 @@ __all__ = [
     "MultiHeadAttention",
     "PositionalEncoding",
     "ProjectionGlorotUniform",
+    "patterns",
 ]

@@ -1,6 +1,7 @@
-"""PICTURES: which word looks at which, and how learning went. Needs matplotlib."""
+"""PICTURES: which word looks at which, who may look at whom, and how learning went. Needs matplotlib."""
 
 from keras_transformer.visualization.attention import plot_attention
 from keras_transformer.visualization.learning_curve import plot_learning_curve
+from keras_transformer.visualization.pattern import plot_pattern
 
-__all__ = ["plot_attention", "plot_learning_curve"]
+__all__ = ["plot_attention", "plot_learning_curve", "plot_pattern"]
