@@ -10,6 +10,7 @@ import math
 import keras
 from keras import ops
 
+from keras_transformer.layers import patterns
 from keras_transformer.layers.attention_axes import AttentionAxes
 from keras_transformer.layers.dot_product import dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
@@ -162,8 +163,8 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_gate = use_gate
         self.seed = seed
         self.num_key_value_heads = num_key_value_heads
-        self.position = _part(position, "position", ("add", "rotate", "scores"))
-        self.pattern = _part(pattern, "pattern", ("__call__",))
+        self.position = _position_part(position)
+        self.pattern = patterns.get(pattern)
         self.supports_masking = True
 
     def build(self, query_shape, value_shape, key_shape=None):
@@ -321,15 +322,13 @@ class MultiHeadAttention(keras.layers.Layer):
             key_positions = ops.arange(self._axes.length(source_dims))
 
         # Who attends to whom.
-        patterns = []
-        if use_causal_mask:
-            patterns.append(causal)
-        elif is_written:
-            patterns.append(lambda _, key_position: key_position < cache["position"])
+        seen_by_position = [] if self.pattern is None else [self.pattern]
         if self.sliding_window is not None:
-            patterns.append(lambda q, k: ops.abs(q - k) < self.sliding_window)
-        if self.pattern is not None:
-            patterns.append(self.pattern)
+            seen_by_position.append(patterns.SlidingWindow(self.sliding_window))
+        if use_causal_mask:
+            seen_by_position.append(causal)
+        elif is_written:
+            seen_by_position.append(lambda _, key_position: key_position < cache["position"])
         visibility = Visibility(
             attention_mask=self._axes.flatten_attention_mask(attention_mask, query_dims, source_dims),
             query_mask=self._axes.flatten_padding_mask(query_mask, query_dims, "query_mask"),
@@ -341,7 +340,7 @@ class MultiHeadAttention(keras.layers.Layer):
             key_positions=key_positions,
             query_segments=segment_ids,
             key_segments=key_segment_ids,
-            patterns=tuple(patterns),
+            patterns=tuple(seen_by_position),
         )
 
         queries = self._placed(self._query_dense, query, query_positions)
@@ -495,12 +494,12 @@ def _as_tuple(value, argument):
     return tuple(value)
 
 
-def _part(part, argument, methods):
+def _position_part(part):
     """`part`, made from its Keras config if it is one."""
     part = keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
-    if part is not None and not any(hasattr(part, method) for method in methods):
+    if part is not None and not any(hasattr(part, method) for method in ("add", "rotate", "scores")):
         raise ValueError(
-            f"`{argument}` must be None or an object with one of the methods {', '.join(methods)}. "
-            f"Received: {argument}={part!r}"
+            "`position` must be None or a layer with one of the methods add, rotate, scores, such as "
+            f"`RotaryEmbedding()`. Received: position={part!r}"
         )
     return part

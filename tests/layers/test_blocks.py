@@ -160,10 +160,10 @@ def test_decoder_equals_keras_hub_with_its_weights(hub, masks, has_memory, norma
 def test_scores_are_asked_for():
     x, memory = random(B, T, D), random(B, S, D)
     output, scores = encoder()(x, padding_mask=padding(T, 5, 3), return_attention_scores=True)
-    np.testing.assert_array_equal(numpy(output), numpy(encoder()(x, padding_mask=padding(T, 5, 3))))
+    np.testing.assert_allclose(numpy(output), numpy(encoder()(x, padding_mask=padding(T, 5, 3))), atol=1e-6)
     assert tuple(scores.shape) == (B, H, T, T) and (numpy(scores)[1, :, :, 3:] == 0).all()
     output, scores = decoder()(x, memory, return_attention_scores=True)
-    np.testing.assert_array_equal(numpy(output), numpy(decoder()(x, memory)))
+    np.testing.assert_allclose(numpy(output), numpy(decoder()(x, memory)), atol=1e-6)
     assert tuple(scores["self"].shape) == (B, H, T, T) and tuple(scores["cross"].shape) == (B, H, T, S)
     for weights in scores.values():
         np.testing.assert_allclose(numpy(weights).sum(-1), 1, atol=1e-6)  # a softmax of at most 7 float32 numbers
