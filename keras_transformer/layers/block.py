@@ -7,7 +7,7 @@ from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.initializers import clone_initializer
-from keras_transformer.layers.parts import as_part, clone
+from keras_transformer.layers.parts import as_part, clone, shared_config
 from keras_transformer.layers.residual import PostNorm, PreNorm, Residual
 from keras_transformer.layers.results import unpack
 
@@ -209,7 +209,7 @@ class Block(keras.layers.Layer):
             "normalize_first": self.normalize_first,
             "attention_dropout": self.attention_dropout,
             "key_dim": self.key_dim,
-            "position": keras.saving.serialize_keras_object(self.position),
+            "position": shared_config(self.position),
             **patterns_config(self),
         }
 

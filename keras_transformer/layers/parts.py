@@ -12,12 +12,27 @@ def as_part(value, argument, kind, example):
     part = keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
     if part is not None and not isinstance(part, kind):
         raise ValueError(
-            f"`{argument}` must be an object of the class {kind.__name__}, or the Keras config of one. "
-            f"Received: {argument}={value!r}, of the type {type(part).__name__}. Hand in for example {example}."
+            f"`{argument}` must be an object of the class {_name(kind)}, or the Keras config of one. "
+            f"Received: {argument}={value!r}, of the type {_name(type(part))}. Hand in for example {example}."
         )
     return part
+
+
+def _name(kind):
+    """With the library's name before it: Keras has a `MultiHeadAttention` too."""
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 def clone(part, **changes):
     """A part of the same config but for `changes`, without weights: one pattern serves many sublayers."""
     return type(part).from_config({**part.get_config(), **changes})
+
+
+def shared_config(part):
+    """The Keras config of a part that several layers may hold, so that after `model.save` and load they still do.
+
+    While a model is saved, Keras gives an object that it meets again the id by which loading finds it once made. The
+    first config gets it too late: the layer's `get_config` was copied into the model's by then. Hence twice.
+    """
+    keras.saving.serialize_keras_object(part)
+    return keras.saving.serialize_keras_object(part)

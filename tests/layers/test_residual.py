@@ -169,10 +169,11 @@ def test_wirings_are_saved(tmp_path, wiring):
 
 
 def test_errors_name_the_branch():
-    with pytest.raises(ValueError, match=r"`branch` must be an object of the class Layer.*Received: branch=0\.1"):
+    with pytest.raises(ValueError, match=r"`branch` must be an object of the class keras.Layer.*Received: branch=0\.1"):
         PreNorm(0.1)
     with pytest.raises(
-        ValueError, match=r"`residual` must be an object of the class Residual.*Dense.*SandwichNorm\(\)"
+        ValueError,
+        match=r"`residual` must be an object of the class keras_transformer.Residual.*Dense.*SandwichNorm\(\)",
     ):
         EncoderBlock(F, H, residual=keras.layers.Dense(3))
     with pytest.raises(NotImplementedError, match="Residual must define `__call__"):
