@@ -189,11 +189,8 @@ class Block(keras.layers.Layer):
 
         return attend
 
-    def compute_output_shape(self, inputs_shape, encoder_sequence_shape=None):
-        return inputs_shape
-
     def compute_output_spec(self, *args, **kwargs):
-        # Not `Layer`'s, which knows of the output's shape alone: scores and caches are asked for at the call.
+        # Not `Layer`'s, which asks `compute_output_shape` alone: scores and caches are asked for at the call.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):

@@ -30,7 +30,8 @@ class DecoderBlock(Block):
         cache: None, or a value of `make_cache`.
         segment_ids, encoder_segment_ids: integers `(B, T)` and `(B, S)` of packed rows: a query attends to its own
             segment alone, in self-attention and in attention to the encoder.
-        positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1, or with a cache those after what is in it.
+        positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1, or from 0 in each segment, or with a cache those
+            after what is in it.
 
     Returns:
         `output[, scores][, cache]`, as asked for; `output` is `(B, T, D)`.
@@ -121,3 +122,6 @@ class DecoderBlock(Block):
             x = self._residual(x, cross_attention, "cross_attention", training)
         x = self._residual(x, self._feedforward, "feedforward", training)
         return pack(x, scores, new_cache)
+
+    def compute_output_shape(self, decoder_sequence_shape, encoder_sequence_shape=None):
+        return decoder_sequence_shape

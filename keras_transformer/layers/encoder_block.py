@@ -40,7 +40,7 @@ class EncoderBlock(Block):
         attention_mask: `(T, T)`, `(B, T, T)` or `(B, H, T, T)`; True = may attend.
         return_attention_scores: whether to return the weights `(B, H, T, T)` too.
         segment_ids: integers `(B, T)` of packed rows: a query attends to its own segment alone.
-        positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1.
+        positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1, or from 0 in each segment.
 
     Returns:
         `(B, T, D)`, or that and the scores. A Keras mask on `inputs` is passed on.
@@ -92,3 +92,6 @@ class EncoderBlock(Block):
         x = self._residual(inputs, self_attention, "self_attention", training)
         x = self._residual(x, self._feedforward, "feedforward", training)
         return pack(x, scores and scores["self"])
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
