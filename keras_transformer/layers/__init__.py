@@ -1,21 +1,32 @@
 """TOKENS -> STATES: attention, positions and blocks."""
 
 from keras_transformer.layers import patterns
+from keras_transformer.layers.activations import gelu_tanh
 from keras_transformer.layers.attention import MultiHeadAttention
+from keras_transformer.layers.branch import LayerScale, StochasticDepth
 from keras_transformer.layers.decoder_block import DecoderBlock
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.encoder_block import EncoderBlock
-from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.feed_forward import FeedForward, GatedFeedForward
 from keras_transformer.layers.initializers import ProjectionGlorotUniform
 from keras_transformer.layers.positional_encoding import PositionalEncoding
+from keras_transformer.layers.residual import PostNorm, PreNorm, Residual, SandwichNorm
 
 __all__ = [
     "DecoderBlock",
     "Dropout",
     "EncoderBlock",
     "FeedForward",
+    "GatedFeedForward",
+    "LayerScale",
     "MultiHeadAttention",
     "PositionalEncoding",
+    "PostNorm",
+    "PreNorm",
     "ProjectionGlorotUniform",
+    "Residual",
+    "SandwichNorm",
+    "StochasticDepth",
+    "gelu_tanh",
     "patterns",
 ]

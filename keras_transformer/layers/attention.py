@@ -11,13 +11,16 @@ import keras
 from keras import ops
 
 from keras_transformer.layers import patterns
+from keras_transformer.layers.arguments import check_positive_integers
 from keras_transformer.layers.attention_axes import AttentionAxes
 from keras_transformer.layers.dot_product import dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.masks import Visibility, causal
 from keras_transformer.layers.packing import restarting_positions
+from keras_transformer.layers.parts import as_position_part, shared_config
 from keras_transformer.layers.projection import project
+from keras_transformer.layers.results import pack
 from keras_transformer.layers.shared_memory import scores_row_by_row, side_by_side, visibility_side_by_side
 
 
@@ -121,13 +124,13 @@ class MultiHeadAttention(keras.layers.Layer):
         pattern=None,
         **kwargs,
     ):
-        _check_positive_integers(num_heads=num_heads, key_dim=key_dim)
+        check_positive_integers(num_heads=num_heads, key_dim=key_dim)
         optional = {
             "value_dim": value_dim,
             "sliding_window": sliding_window,
             "num_key_value_heads": num_key_value_heads,
         }
-        _check_positive_integers(**{name: value for name, value in optional.items() if value is not None})
+        check_positive_integers(**{name: value for name, value in optional.items() if value is not None})
         if num_key_value_heads is not None and num_heads % num_key_value_heads:
             raise ValueError(
                 "`num_heads` must be a multiple of `num_key_value_heads`. "
@@ -163,7 +166,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_gate = use_gate
         self.seed = seed
         self.num_key_value_heads = num_key_value_heads
-        self.position = _position_part(position)
+        self.position = as_position_part(position)
         self.pattern = patterns.get(pattern)
         self.supports_masking = True
 
@@ -359,12 +362,9 @@ class MultiHeadAttention(keras.layers.Layer):
         heads = self._axes.unflatten(heads, query_dims)
         if self.use_gate:
             heads = heads * project(self._gate_dense, query, 1)
-        results = [project(self._output_dense, heads, 2)]
         if return_attention_scores:
-            results.append(self._axes.unflatten_scores(scores, query_dims, source_dims))
-        if cache is not None:
-            results.append(cache)
-        return results[0] if len(results) == 1 else tuple(results)
+            scores = self._axes.unflatten_scores(scores, query_dims, source_dims)
+        return pack(project(self._output_dense, heads, 2), scores, cache)
 
     def _attend(self, query, key, value, visibility, training, return_scores, from_zero):
         """The heads' sums `(B, T, H, V)` and their weights, or None; by the path that suits the call."""
@@ -443,7 +443,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "use_gate": self.use_gate,
             "seed": self.seed,
             "num_key_value_heads": self.num_key_value_heads,
-            "position": keras.saving.serialize_keras_object(self.position),
+            "position": shared_config(self.position),
             "pattern": keras.saving.serialize_keras_object(self.pattern),
         }
 
@@ -462,15 +462,6 @@ def _both(first, second):
     if first is None or second is None:
         return second if first is None else first
     return ops.logical_and(first, second)
-
-
-def _check_positive_integers(**arguments):
-    for name, value in arguments.items():
-        if not isinstance(value, int) or value <= 0:
-            raise ValueError(
-                f"Received an invalid value for argument `{name}`, expected a positive integer. "
-                f"Received: {name}={value}"
-            )
 
 
 def _check_same_dims(value_dims, key_dims):
@@ -492,14 +483,3 @@ def _as_tuple(value, argument):
             f"`{argument}` must be an int, a list or a tuple of them, or None. Received: {argument}={value}"
         )
     return tuple(value)
-
-
-def _position_part(part):
-    """`part`, made from its Keras config if it is one."""
-    part = keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
-    if part is not None and not any(hasattr(part, method) for method in ("add", "rotate", "scores")):
-        raise ValueError(
-            "`position` must be None or a layer with one of the methods add, rotate, scores, such as "
-            f"`RotaryEmbedding()`. Received: position={part!r}"
-        )
-    return part

@@ -4,6 +4,7 @@ import keras
 
 from keras_transformer.layers.block import Block
 from keras_transformer.layers.masks import keras_mask
+from keras_transformer.layers.results import pack
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -14,11 +15,12 @@ class DecoderBlock(Block):
     two cache arrays there is one `cache` value. Whether the block attends to an encoder is decided when it is
     built.
 
-    Args: as in `EncoderBlock`.
+    Args: as in `EncoderBlock`. `attention` is cloned for self-attention and for attention to the encoder, `position`
+        counts in self-attention alone.
 
     Call arguments:
         decoder_sequence: `(B, T, D)`.
-        encoder_sequence: `(B, S, D)`; None in a decoder-only model, or with a cache.
+        encoder_sequence: `(B, S, E)`; None in a decoder-only model, or with a cache.
         decoder_padding_mask, encoder_padding_mask: `(B, T)`, `(B, S)`; True = real. By default the masks that
             Keras carries along with the sequences.
         decoder_attention_mask, encoder_attention_mask: as `attention_mask` of `MultiHeadAttention`, for
@@ -26,28 +28,28 @@ class DecoderBlock(Block):
         use_causal_mask: whether a position attends only to itself and those before it.
         return_attention_scores: whether to return `{"self": (B, H, T, T), "cross": (B, H, T, S)}` too.
         cache: None, or a value of `make_cache`.
+        segment_ids, encoder_segment_ids: integers `(B, T)` and `(B, S)` of packed rows: a query attends to its own
+            segment alone, in self-attention and in attention to the encoder.
+        positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1, or from 0 in each segment, or with a cache those
+            after what is in it.
 
     Returns:
         `output[, scores][, cache]`, as asked for; `output` is `(B, T, D)`.
     """
 
     def build(self, decoder_sequence_shape, encoder_sequence_shape=None):
-        self._check_width(decoder_sequence_shape[-1])
-        self._self_attention_layer = self._make_attention(
-            decoder_sequence_shape, decoder_sequence_shape, "self_attention"
+        self._self_attention_layer = self._build_attention(
+            decoder_sequence_shape, decoder_sequence_shape, "self_attention", self.position
         )
-        self._self_attention_layer_norm = self._make_norm(decoder_sequence_shape, "self_attention_layer_norm")
-        self._self_attention_dropout = self._make_dropout("self_attention_dropout")
+        self._build_residual(decoder_sequence_shape, "self_attention")
         self._cross_attention_layer = None
         if encoder_sequence_shape is not None:
-            self._cross_attention_layer = self._make_attention(
+            self._cross_attention_layer = self._build_attention(
                 decoder_sequence_shape, encoder_sequence_shape, "cross_attention"
             )
-            self._cross_attention_layer_norm = self._make_norm(decoder_sequence_shape, "cross_attention_layer_norm")
-            self._cross_attention_dropout = self._make_dropout("cross_attention_dropout")
-        self._feedforward = self._make_feed_forward(decoder_sequence_shape)
-        self._feedforward_layer_norm = self._make_norm(decoder_sequence_shape, "feedforward_layer_norm")
-        self._feedforward_dropout = self._make_dropout("feedforward_dropout")
+            self._build_residual(decoder_sequence_shape, "cross_attention")
+        self._feedforward = self._build_feed_forward(decoder_sequence_shape)
+        self._build_residual(decoder_sequence_shape, "feedforward")
 
     def make_cache(self, batch_size, max_length, encoder_sequence=None):
         """An empty cache of `max_length` positions, with the encoder's keys and values projected once.
@@ -71,6 +73,9 @@ class DecoderBlock(Block):
         training=None,
         return_attention_scores=False,
         cache=None,
+        segment_ids=None,
+        encoder_segment_ids=None,
+        positions=None,
     ):
         has_memory = encoder_sequence is not None or (cache is not None and "cross" in cache)
         if has_memory != (self._cross_attention_layer is not None):
@@ -79,53 +84,44 @@ class DecoderBlock(Block):
                 f"This `DecoderBlock` was built {built} `encoder_sequence` and is called {called} it. "
                 "Build one block for each use."
             )
+        if encoder_segment_ids is not None and segment_ids is None:
+            raise ValueError(
+                "`encoder_segment_ids` says which segment of the encoder a query may attend to, by the query's own. "
+                "Received: segment_ids=None. Pass `segment_ids` too."
+            )
         if decoder_padding_mask is None and cache is None:
             decoder_padding_mask = keras_mask(decoder_sequence)
         if encoder_padding_mask is None:
             encoder_padding_mask = keras_mask(encoder_sequence)
-        scores, new_cache = {}, dict(cache or {})
-
-        def attend(layer, name, x, memory, padding_mask, attention_mask, causal):
-            results = layer(
-                x,
-                memory,
-                value_mask=padding_mask,
-                attention_mask=attention_mask,
-                use_causal_mask=causal,
-                return_attention_scores=return_attention_scores,
-                training=training,
-                cache=None if cache is None else cache[name],
-            )
-            results = list(results) if isinstance(results, tuple) else [results]
-            if cache is not None:
-                new_cache[name] = results.pop()
-            if return_attention_scores:
-                scores[name] = results.pop()
-            return results[0]
-
-        def self_attention(x):
-            return attend(
-                self._self_attention_layer, "self", x, x, decoder_padding_mask, decoder_attention_mask, use_causal_mask
-            )
-
-        def cross_attention(x):
-            return attend(
-                self._cross_attention_layer,
-                "cross",
-                x,
-                encoder_sequence if cache is None else None,
-                encoder_padding_mask,
-                encoder_attention_mask,
-                False,
-            )
-
-        (x,) = self._residual(decoder_sequence, self_attention, "self_attention", training)
+        scores: dict | None = {} if return_attention_scores else None
+        new_cache = None if cache is None else dict(cache)
+        self_attention = self._attention(
+            "self",
+            scores,
+            new_cache,
+            value_mask=decoder_padding_mask,
+            attention_mask=decoder_attention_mask,
+            use_causal_mask=use_causal_mask,
+            segment_ids=segment_ids,
+            positions=positions,
+            training=training,
+        )
+        cross_attention = self._attention(
+            "cross",
+            scores,
+            new_cache,
+            memory=encoder_sequence if cache is None else None,
+            value_mask=encoder_padding_mask,
+            attention_mask=encoder_attention_mask,
+            segment_ids=None if encoder_segment_ids is None else segment_ids,
+            key_segment_ids=encoder_segment_ids,
+            training=training,
+        )
+        x = self._residual(decoder_sequence, self_attention, "self_attention", training)
         if has_memory:
-            (x,) = self._residual(x, cross_attention, "cross_attention", training)
-        (x,) = self._residual(x, self._feedforward, "feedforward", training)
-        results = [x]
-        if return_attention_scores:
-            results.append(scores)
-        if cache is not None:
-            results.append(new_cache)
-        return results[0] if len(results) == 1 else tuple(results)
+            x = self._residual(x, cross_attention, "cross_attention", training)
+        x = self._residual(x, self._feedforward, "feedforward", training)
+        return pack(x, scores, new_cache)
+
+    def compute_output_shape(self, decoder_sequence_shape, encoder_sequence_shape=None):
+        return decoder_sequence_shape

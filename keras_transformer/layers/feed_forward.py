@@ -1,7 +1,8 @@
-"""Position-wise feed-forward network (Vaswani et al. 2017, equation 2)."""
+"""Position-wise feed-forward networks: the Transformer's (Vaswani et al. 2017, equation 2) and the gated ones."""
 
 import keras
 
+from keras_transformer.layers.arguments import check_positive_integers
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 
@@ -14,6 +15,7 @@ class FeedForward(keras.layers.Layer):
         intermediate_dim: the width `F` between the two products.
         activation: the paper's is "relu".
         dropout: rate between the two products. The paper has none there; PyTorch's layers have.
+        use_bias: False, as in T5, leaves out `b1` and `b2`.
 
     Call arguments:
         inputs: `(..., D)`.
@@ -27,43 +29,45 @@ class FeedForward(keras.layers.Layer):
         intermediate_dim,
         activation="relu",
         dropout=0.0,
+        use_bias=True,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(intermediate_dim, int) or intermediate_dim <= 0:
-            raise ValueError(
-                f"`intermediate_dim` must be a positive integer. Received: intermediate_dim={intermediate_dim}"
-            )
+        check_positive_integers(intermediate_dim=intermediate_dim)
         self.intermediate_dim = intermediate_dim
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
+        self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.supports_masking = True
 
     def build(self, inputs_shape):
-        def dense(units, name, **kwargs):
-            return keras.layers.Dense(
-                units,
-                kernel_initializer=clone_initializer(self.kernel_initializer),
-                bias_initializer=clone_initializer(self.bias_initializer),
-                dtype=self.dtype_policy,
-                name=name,
-                **kwargs,
-            )
-
-        self._intermediate_dense = dense(self.intermediate_dim, "intermediate_dense", activation=self.activation)
-        self._intermediate_dense.build(inputs_shape)
-        self._output_dense = dense(inputs_shape[-1], "output_dense")
-        self._output_dense.build((*inputs_shape[:-1], self.intermediate_dim))
+        self._intermediate_dense = self._dense(inputs_shape, self.intermediate_dim, "intermediate_dense")
+        self._output_dense = self._dense((*inputs_shape[:-1], self.intermediate_dim), inputs_shape[-1], "output_dense")
         self._dropout = Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
 
+    def _dense(self, inputs_shape, units, name):
+        dense = keras.layers.Dense(
+            units,
+            use_bias=self.use_bias,
+            kernel_initializer=clone_initializer(self.kernel_initializer),
+            bias_initializer=clone_initializer(self.bias_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build(inputs_shape)
+        return dense
+
     def call(self, inputs, training=None):
-        x = self._intermediate_dense(inputs)
+        x = self._intermediate(inputs)
         x = self._dropout(x, training=training)
         return self._output_dense(x)
+
+    def _intermediate(self, inputs):
+        return self.activation(self._intermediate_dense(inputs))
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
@@ -74,6 +78,39 @@ class FeedForward(keras.layers.Layer):
             "intermediate_dim": self.intermediate_dim,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
+            "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class GatedFeedForward(FeedForward):
+    """`(activation(x W + b) * (x V + c)) W2 + b2` (Shazeer 2020, "GLU Variants", equations 5 and 6).
+
+    The activation gives it its name: "sigmoid" GLU, "gelu" GEGLU, "silu" SwiGLU, "relu" ReGLU, None the bilinear
+    layer; `gelu_tanh` is T5 v1.1's.
+
+    Differs from the paper: it has biases unless `use_bias=False`.
+
+    Args:
+        intermediate_dim: the width `F` of both factors. With two thirds of a `FeedForward`'s it has as many weights.
+        activation: of the gate.
+        dropout, use_bias: as in `FeedForward`.
+
+    Call arguments:
+        inputs: `(..., D)`.
+
+    Returns:
+        `(..., D)`. The weights are those of `gate_dense` (`W`), `intermediate_dense` (`V`) and `output_dense`.
+    """
+
+    def __init__(self, intermediate_dim, activation="silu", **kwargs):
+        super().__init__(intermediate_dim, activation=activation, **kwargs)
+
+    def build(self, inputs_shape):
+        self._gate_dense = self._dense(inputs_shape, self.intermediate_dim, "gate_dense")
+        super().build(inputs_shape)
+
+    def _intermediate(self, inputs):
+        return self.activation(self._gate_dense(inputs)) * self._intermediate_dense(inputs)

@@ -7,6 +7,10 @@ from keras import ops
 
 from keras_transformer import generation
 from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
+from keras_transformer.layers.arguments import check_positive_integers
+from keras_transformer.layers.block import patterns_config, set_patterns
+from keras_transformer.layers.parts import clone
+from keras_transformer.layers.results import pack, unpack
 from keras_transformer.models.decoding import CachedDecoder
 from keras_transformer.models.presets import preset_config
 from keras_transformer.models.vocabulary_end import VocabularyEnd
@@ -37,6 +41,7 @@ class Transformer(VocabularyEnd):
         normalize_first: False is the paper's post-norm. True is pre-norm, with a layer normalisation after each
             of the two stacks.
         layer_norm_epsilon: added to the variance in layer normalisation.
+        attention, feed_forward, normalization, residual: parts of the blocks, as in `layers.EncoderBlock`.
 
     Call arguments:
         inputs: `{"encoder_token_ids": (B, S), "decoder_token_ids": (B, T)}`, integers, and optionally
@@ -72,17 +77,21 @@ class Transformer(VocabularyEnd):
         activation="relu",
         normalize_first=False,
         layer_norm_epsilon=1e-5,
+        attention=None,
+        feed_forward=None,
+        normalization=None,
+        residual=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_positive_integers(
+        check_positive_integers(
             vocabulary_size=vocabulary_size,
             num_layers=num_layers,
             num_heads=num_heads,
             hidden_dim=hidden_dim,
             intermediate_dim=intermediate_dim,
         )
-        if hidden_dim % num_heads:
+        if attention is None and hidden_dim % num_heads:
             raise ValueError(
                 "`hidden_dim` must be a multiple of `num_heads`. "
                 f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}"
@@ -102,6 +111,9 @@ class Transformer(VocabularyEnd):
         self.activation = keras.activations.get(activation)
         self.normalize_first = normalize_first
         self.layer_norm_epsilon = layer_norm_epsilon
+        set_patterns(
+            self, attention=attention, feed_forward=feed_forward, normalization=normalization, residual=residual
+        )
 
         def block(kind, name):
             return kind(
@@ -113,6 +125,10 @@ class Transformer(VocabularyEnd):
                 normalize_first=normalize_first,
                 layer_norm_epsilon=layer_norm_epsilon,
                 kernel_initializer=ProjectionGlorotUniform(),
+                attention=self.attention,
+                feed_forward=self.feed_forward,
+                normalization=self.normalization,
+                residual=self.residual,
                 dtype=self.dtype_policy,
                 name=name,
             )
@@ -127,10 +143,11 @@ class Transformer(VocabularyEnd):
                 name=name,
             )
 
-        def final_norm(name):
-            if not normalize_first:  # each block ends with a normalisation already
+        def final_norm(blocks, name):
+            if blocks[-1].output_is_normalized:
                 return keras.layers.Identity(dtype=self.dtype_policy, name=name)
-            return keras.layers.LayerNormalization(epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+            norm = self.normalization or keras.layers.LayerNormalization(epsilon=layer_norm_epsilon)
+            return clone(norm, dtype=self.dtype_policy, name=name)
 
         self.token_embedding = table(vocabulary_size, "token_embedding")
         self.target_token_embedding = (
@@ -143,8 +160,8 @@ class Transformer(VocabularyEnd):
         self.decoder_dropout = Dropout(dropout, dtype=self.dtype_policy, name="decoder_dropout")
         self.encoder_blocks = [block(EncoderBlock, f"encoder_block_{i}") for i in range(num_layers)]
         self.decoder_blocks = [block(DecoderBlock, f"decoder_block_{i}") for i in range(num_layers)]
-        self.encoder_norm = final_norm("encoder_norm")
-        self.decoder_norm = final_norm("decoder_norm")
+        self.encoder_norm = final_norm(self.encoder_blocks, "encoder_norm")
+        self.decoder_norm = final_norm(self.decoder_blocks, "decoder_norm")
         self._generate_functions = {}
         # All shapes are known, so the weights exist from the start: count_params and set_weights need no call.
         self.build({"encoder_token_ids": (None, None), "decoder_token_ids": (None, None)})
@@ -202,11 +219,9 @@ class Transformer(VocabularyEnd):
         scores = []
         for block in self.encoder_blocks:
             x = block(x, padding_mask=padding_mask, training=training, return_attention_scores=return_attention_scores)
-            if return_attention_scores:
-                x, block_scores = x
-                scores.append(block_scores)
-        x = self.encoder_norm(x)
-        return (x, scores) if return_attention_scores else x
+            x, block_scores, _ = unpack(x, return_attention_scores)
+            scores.append(block_scores)
+        return pack(self.encoder_norm(x), scores if return_attention_scores else None)
 
     def decode(
         self,
@@ -240,19 +255,14 @@ class Transformer(VocabularyEnd):
                 return_attention_scores=return_attention_scores,
                 cache=None if cache is None else cache[index],
             )
-            results = list(results) if isinstance(results, tuple) else [results]
-            if cache is not None:
-                new_cache.append(results.pop())
-            if return_attention_scores:
-                scores.append(results.pop())
-            x = results[0]
-        x = self.decoder_norm(x)
-        results = [x]
-        if return_attention_scores:
-            results.append(scores)
-        if cache is not None:
-            results.append(tuple(new_cache))
-        return results[0] if len(results) == 1 else tuple(results)
+            x, block_scores, block_cache = unpack(results, return_attention_scores, cache is not None)
+            scores.append(block_scores)
+            new_cache.append(block_cache)
+        return pack(
+            self.decoder_norm(x),
+            scores if return_attention_scores else None,
+            None if cache is None else tuple(new_cache),
+        )
 
     def logits(self, hidden):
         """Logits `(B, T, V)` of the decoder's states `(B, T, D)`."""
@@ -352,10 +362,5 @@ class Transformer(VocabularyEnd):
             "activation": keras.activations.serialize(self.activation),
             "normalize_first": self.normalize_first,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            **patterns_config(self),
         }
-
-
-def _check_positive_integers(**arguments):
-    for name, value in arguments.items():
-        if not isinstance(value, int) or value <= 0:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")

@@ -308,7 +308,7 @@ def test_kernels_of_one_layer_differ():
 @pytest.mark.parametrize("value", [0, -2, 2.5, "3"])
 def test_sizes_must_be_positive_integers(argument, value):
     sizes = {"num_heads": H, "key_dim": K, argument: value}
-    with pytest.raises(ValueError, match=f"`{argument}`, expected a positive integer.*Received: {argument}={value}"):
+    with pytest.raises(ValueError, match=f"`{argument}` must be a positive integer.*Received: {argument}={value}"):
         MultiHeadAttention(**sizes)
 
 

@@ -4,6 +4,7 @@ import attention_numpy
 import keras
 import numpy as np
 import pytest
+from autodiff import gradients
 from keras import ops
 
 from keras_transformer.layers import DecoderBlock, EncoderBlock, FeedForward, ProjectionGlorotUniform
@@ -157,10 +158,40 @@ def test_decoder_equals_keras_hub_with_its_weights(hub, masks, has_memory, norma
     np.testing.assert_allclose(numpy(ours(*inputs, **DECODER_MASKS[masks])), expected, atol=TOLERANCE)
 
 
+@each_order
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_gradients_equal_those_of_keras_hub(hub, kind, normalize_first):
+    arguments = {"activation": "gelu", "normalize_first": normalize_first}
+    real = padding(T, 5, 3)
+    if kind == "encoder":
+        layers = hub.TransformerEncoder(F, H, **arguments), EncoderBlock(F, H, **arguments)
+        inputs, masks = (random(B, T, D),), {"padding_mask": real}
+    else:
+        layers = hub.TransformerDecoder(F, H, **arguments), DecoderBlock(F, H, **arguments)
+        inputs = random(B, T, D), random(B, S, E)
+        masks = {"decoder_padding_mask": real, "encoder_padding_mask": padding(S, 4, 7)}
+    counted = ops.convert_to_tensor((random(B, T, D, D)[..., 0] * real[..., None]).astype("float32"))
+    found = []
+    for layer in layers:
+        layer.build(*(x.shape for x in inputs))
+        weights = randomised(layer).get_weights()
+
+        def loss(*weights, layer=layer):
+            y, _ = layer.stateless_call(weights, [], *map(ops.convert_to_tensor, inputs), **masks)
+            return ops.sum(y * counted)
+
+        found.append(gradients(loss, *weights))
+    assert len(found[0]) == len(found[1]) == (16 if kind == "encoder" else 26)
+    for variable, theirs, ours in zip(layers[1].weights, *found):
+        scale = max(1.0, np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * scale, err_msg=variable.path)
+
+
 def test_scores_are_asked_for():
     x, memory = random(B, T, D), random(B, S, D)
     output, scores = encoder()(x, padding_mask=padding(T, 5, 3), return_attention_scores=True)
-    np.testing.assert_allclose(numpy(output), numpy(encoder()(x, padding_mask=padding(T, 5, 3))), atol=1e-6)
+    plain = numpy(encoder()(x, padding_mask=padding(T, 5, 3)))  # by a fused kernel, where there is one
+    np.testing.assert_allclose(numpy(output), plain, atol=1e-6)
     assert tuple(scores.shape) == (B, H, T, T) and (numpy(scores)[1, :, :, 3:] == 0).all()
     output, scores = decoder()(x, memory, return_attention_scores=True)
     np.testing.assert_allclose(numpy(output), numpy(decoder()(x, memory)), atol=1e-6)
@@ -249,6 +280,17 @@ def test_symbolic_shapes_and_dtypes_are_the_real_ones(dtype):
         assert symbolic[0].shape == (None, None, D)
 
 
+def test_symbolic_scores_have_the_lengths_of_both_sequences():
+    x, memory = keras.Input((T, D), batch_size=B), keras.Input((S, E), batch_size=B)
+    output, scores = DecoderBlock(F, H)(x, memory, return_attention_scores=True)
+    assert output.shape == (B, T, D)
+    assert {name: score.shape for name, score in scores.items()} == {"self": (B, H, T, T), "cross": (B, H, T, S)}
+    assert EncoderBlock(F, H)(x, return_attention_scores=True)[1].shape == (B, H, T, T)
+    assert EncoderBlock(F, H).compute_output_shape((None, T, D)) == (None, T, D)
+    assert DecoderBlock(F, H).compute_output_shape((B, T, D), (B, S, E)) == (B, T, D)
+    assert DecoderBlock(F, H).compute_output_shape((B, None, D)) == (B, None, D)
+
+
 @pytest.mark.parametrize("has_memory", [False, True])
 def test_a_functional_model_is_saved_and_loaded(tmp_path, has_memory):
     ids, memory = keras.Input((None,), dtype="int32"), keras.Input((None, E))
@@ -286,6 +328,24 @@ def test_keras_masks_reach_the_next_block():
     x = numpy(model.layers[0](ids))
     expected = numpy(second(first(x, padding_mask=ids > 0), padding_mask=ids > 0))
     np.testing.assert_allclose(found[ids > 0], expected[ids > 0], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("block", [EncoderBlock, DecoderBlock])
+@pytest.mark.parametrize("functional", [False, True])
+def test_keras_masks_leave_the_block(block, functional):
+    ids, real = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]]), padding(T, 3, 5)
+    layers = keras.layers.Embedding(11, D, mask_zero=True), block(F, H), keras.layers.GlobalAveragePooling1D()
+    if functional:
+        inputs = x = keras.Input((None,), dtype="int32")
+        for layer in layers:
+            x = layer(x)
+        model = keras.Model(inputs, x)
+    else:
+        model = keras.Sequential(layers)
+    found = numpy(model(ids))
+    states = numpy(layers[1](numpy(layers[0](ids)), **{f"{'decoder_' * (block is DecoderBlock)}padding_mask": real}))
+    expected = (states * real[..., None]).sum(1) / real.sum(1)[:, None]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
 # A product of D numbers rounded to 11 or 8 bits, and a few of those: measured 3e-3 and 2e-2.

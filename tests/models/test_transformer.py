@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_transformer.layers import GatedFeedForward, LayerScale, MultiHeadAttention, SandwichNorm
 from keras_transformer.models import PRESETS, Transformer, preset_config
 from keras_transformer.training import CrossEntropy, SmoothedCrossEntropy, TokenAccuracy
 
@@ -38,6 +39,12 @@ VARIANTS = {
     "post-norm": {},
     "pre-norm": {"normalize_first": True},
     "two vocabularies": {"target_vocabulary_size": 29},
+    "parts": {
+        "attention": MultiHeadAttention(3, 7, use_bias=False),
+        "feed_forward": GatedFeedForward(11, use_bias=False),
+        "normalization": keras.layers.RMSNormalization(),
+        "residual": SandwichNorm(LayerScale(0.5)),
+    },
 }
 
 
@@ -64,6 +71,9 @@ def count(vocabulary, layers, width, inner, target_vocabulary=0, final_norms=0):
 
 def test_the_number_of_weights(model):
     expected = count(V, 2, 15, 19, model.target_vocabulary_size or 0, 2 * model.normalize_first)
+    if model.attention is not None:
+        attention, feed_forward, sublayer = 4 * 15 * 21, 3 * 15 * 11, 3 * 15  # two gains and a scale
+        expected = V * 15 + 2 * (3 * attention + 2 * feed_forward + 5 * sublayer) + 2 * 15
     assert model.count_params() == expected
 
 
