@@ -1,19 +1,29 @@
 """TOKENS -> STATES: attention, positions and blocks."""
 
+from keras_transformer.layers.alibi_bias import AlibiBias
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.decoder_block import DecoderBlock
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.encoder_block import EncoderBlock
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.initializers import ProjectionGlorotUniform
+from keras_transformer.layers.position_embedding import PositionEmbedding
 from keras_transformer.layers.positional_encoding import PositionalEncoding
+from keras_transformer.layers.relative_position_bias import RelativePositionBias
+from keras_transformer.layers.relative_position_embedding import RelativePositionEmbedding
+from keras_transformer.layers.rotary_embedding import RotaryEmbedding
 
 __all__ = [
+    "AlibiBias",
     "DecoderBlock",
     "Dropout",
     "EncoderBlock",
     "FeedForward",
     "MultiHeadAttention",
+    "PositionEmbedding",
     "PositionalEncoding",
     "ProjectionGlorotUniform",
+    "RelativePositionBias",
+    "RelativePositionEmbedding",
+    "RotaryEmbedding",
 ]
