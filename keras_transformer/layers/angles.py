@@ -24,8 +24,8 @@ def sine_and_cosine(positions, frequencies, phases=0.0):
         phases: NumPy float64 `(F,)` or a number, radians.
     """
     table = ops.convert_to_tensor(_table(tuple(frequencies), tuple(np.broadcast_to(phases, frequencies.shape))))
-    digits = ops.cast(positions, "int32")[..., None] // _PLACES % _BASE
-    parts = ops.take(table, digits + _BASE * np.arange(_DIGITS, dtype="int32"), axis=0)  # (..., T, digits, 2, F)
+    digits = ops.cast(positions, "int32")[..., None] // ops.convert_to_tensor(_PLACES) % _BASE
+    parts = ops.take(table, digits + _BASE * ops.arange(_DIGITS, dtype="int32"), axis=0)  # (..., T, digits, 2, F)
     sine, cosine = parts[..., 0, 0, :], parts[..., 0, 1, :]
     for digit in range(1, _DIGITS):
         s, c = parts[..., digit, 0, :], parts[..., digit, 1, :]
@@ -35,7 +35,7 @@ def sine_and_cosine(positions, frequencies, phases=0.0):
 
 @functools.lru_cache(maxsize=32)  # else an eager step of decoding would tabulate for each layer
 def _table(frequencies, phases):
-    """Sine and cosine of each value of each digit, the lowest digit's with the phase: float32 `(digits * base, 2, F)`."""
+    """Sine and cosine of each value of each digit, the lowest with the phase: float32 `(digits * base, 2, F)`."""
     angles = _PLACES[:, None, None] * np.arange(_BASE)[:, None] * np.array(frequencies)
     angles[0] += phases
     return np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(-1, 2, len(frequencies)).astype("float32")

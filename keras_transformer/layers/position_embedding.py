@@ -94,6 +94,7 @@ class PositionEmbedding(keras.layers.Layer):
             )
 
     def compute_output_shape(self, input_shape):
+        self._check_reach(0, input_shape[-2])
         return input_shape
 
     def get_config(self):

@@ -41,7 +41,7 @@ class RelativePositionEmbedding(PositionScores):
         query_positions, key_positions: integers `(T,)`, `(S,)`, consecutive, or `(1|B, T)`, `(1|B, S)`.
 
     Returns:
-        `(B, H, T, S)` in the dtype of the query, in which the product is formed, like that of queries and keys.
+        `(B, H, T, S)` in the dtype of the query; products are formed in float32 or wider and rounded once.
 
     Raises:
         ValueError: if `max_distance` is negative, if `beyond` is unknown, if the query has another number of heads or
@@ -91,6 +91,7 @@ class RelativePositionEmbedding(PositionScores):
             name="embeddings",
             shape=(heads, rows, width) if self.per_head else (rows, width),
             initializer=self.embeddings_initializer,
+            autocast=False,  # products are formed in float32 and rounded once
         )
 
     def compute_scores(self, query, query_positions, key_positions):
@@ -101,15 +102,17 @@ class RelativePositionEmbedding(PositionScores):
                 f"`query` must have heads of width {self.embeddings.shape[-1]}, for which {self.name} was made. "
                 f"Received: query.shape={tuple(query.shape)}"
             )
-        embeddings = ops.cast(self.embeddings, query.dtype)
+        wide = keras.backend.result_type(query.dtype, self.embeddings.dtype, "float32")
+        embeddings, wide_query = ops.cast(self.embeddings, wide), ops.cast(query, wide)
         head = "h" if self.per_head else ""
         if len(query_positions.shape) == len(key_positions.shape) == 1:
             row, counts = self._row(diagonals(query_positions, key_positions))
             vectors = ops.take(embeddings, row, axis=-2)
             if counts is not None:
-                vectors = vectors * ops.cast(counts, vectors.dtype)[:, None]
-            return skew(ops.einsum(f"bthk,{head}rk->bhtr", query, vectors))
-        products = ops.einsum(f"bthk,{head}rk->btrh", query, embeddings)
+                vectors = vectors * ops.cast(counts, wide)[:, None]
+            products = ops.einsum(f"bthk,{head}rk->bhtr", wide_query, vectors)
+            return skew(ops.cast(products, query.dtype))
+        products = ops.cast(ops.einsum(f"bthk,{head}rk->btrh", wide_query, embeddings), query.dtype)
         row, counts = self._row(relative_positions(query_positions, key_positions))  # (1|B, T, S)
         batch, length, rows, heads = ops.shape(products)
         # Flat, a gather has one index for all heads, and moves them together.
