@@ -37,9 +37,10 @@ class PositionEmbedding(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
+    >>> from keras import ops
     >>> from keras_transformer.layers import PositionEmbedding
     >>> embedding = PositionEmbedding(sequence_length=5, initializer="ones")
-    >>> np.asarray(embedding(np.zeros((1, 2, 3))))
+    >>> ops.convert_to_numpy(embedding(np.zeros((1, 2, 3))))
     array([[[1., 1., 1.],
             [1., 1., 1.]]], dtype=float32)
     """

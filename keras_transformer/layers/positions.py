@@ -37,13 +37,13 @@ def diagonals(query_positions, key_positions):
 
 
 def skew(x):
-    """What stands at each query's relative positions, moved to the keys': `(..., T, T + S - 1)` to `(..., T, S)`.
+    """What stands at each query's diagonals, moved to the keys': `(B, T, T + S - 1, H)` to `(B, T, S, H)`.
 
-    `x[..., t, n]` belongs to the n-th of `diagonals`, so the result at `t, s` is `x[..., t, s - t + T - 1]`. Written as
-    a padding and a reading in rows of another length (Huang et al. 2018, section 3.4.1; there for `T = S` and for keys
-    up to the query alone), so that neither it nor its gradient gathers anything.
+    `x[:, t, n]` belongs to the n-th of `diagonals`, so the result at `t, s` is `x[:, t, s - t + T - 1]`. Written as a
+    padding and a reading in rows of another length (Huang et al. 2018, section 3.4.1; there for `T = S` and for keys up
+    to the query alone), so that neither it nor its gradient gathers anything.
     """
-    *batch, rows, columns = ops.shape(x)
-    x = ops.pad(x, [[0, 0]] * (len(batch) + 1) + [[0, 1]])
-    x = ops.reshape(x, (*batch, rows * (columns + 1)))[..., : rows * columns]
-    return ops.reshape(x, (*batch, rows, columns))[..., rows - 1 :]
+    batch, rows, columns, heads = ops.shape(x)
+    x = ops.pad(x, [[0, 0], [0, 0], [0, 1], [0, 0]])
+    x = ops.reshape(x, (batch, rows * (columns + 1), heads))[:, : rows * columns]
+    return ops.reshape(x, (batch, rows, columns, heads))[:, :, rows - 1 :]

@@ -128,10 +128,11 @@ class RelativePositionBias(PositionScores):
             return ops.take(by_distance, ops.clip(relative, -furthest, furthest) + furthest, axis=0)
 
         if len(query_positions.shape) == len(key_positions.shape) == 1:
-            diagonal = ops.transpose(bias(diagonals(query_positions, key_positions)))  # (H, T + S - 1)
-            shape = (1, diagonal.shape[0], ops.shape(query_positions)[0], ops.shape(diagonal)[1])
-            return skew(ops.broadcast_to(diagonal[None, :, None], shape))
-        return ops.transpose(bias(relative_positions(query_positions, key_positions)), (0, 3, 1, 2))
+            diagonal = bias(diagonals(query_positions, key_positions))  # (T + S - 1, H)
+            by_pair = skew(ops.broadcast_to(diagonal, (1, ops.shape(query_positions)[0], *ops.shape(diagonal))))
+        else:
+            by_pair = bias(relative_positions(query_positions, key_positions))
+        return ops.transpose(by_pair, (0, 3, 1, 2))
 
     def get_config(self):
         return {

@@ -15,8 +15,8 @@ class RelativePositionEmbedding(PositionScores):
     (Shaw et al. 2018, equations 4 and 5, the `a^K`).
 
     The vectors of a distance, not of a pair, are multiplied by the queries, and the products are moved to the keys'
-    places: by a skew where positions are consecutive (Huang et al. 2018, section 3.4.1), else by a gather. Besides the
-    scores, memory is `O(T K)` where Shaw's is `O(T S K)`.
+    places: by a skew (Huang et al. 2018, section 3.4.1) where positions are consecutive and the table has a vector for
+    each of their distances, else by a gather. Besides the scores, memory is `O(T K)` where Shaw's is `O(T S K)`.
 
     Differs from the papers: Shaw et al. also add vectors to the values (equation 3), which is left out, as in the Music
     Transformer. `beyond="clip"` is Shaw's equation of section 3.2; `beyond="zero"`, `per_head=True` and
@@ -50,10 +50,11 @@ class RelativePositionEmbedding(PositionScores):
     Example:
 
     >>> import numpy as np
+    >>> from keras import ops
     >>> from keras_transformer.layers import RelativePositionEmbedding
     >>> relative = RelativePositionEmbedding(max_distance=2, key_dim=1, embeddings_initializer="ones")
     >>> relative.set_weights([np.array([[-2.0], [-1.0], [0.0], [1.0], [2.0]])])
-    >>> np.asarray(relative(np.ones((1, 3, 1, 1)), np.arange(3), np.arange(4)))[0, 0]
+    >>> ops.convert_to_numpy(relative(np.ones((1, 3, 1, 1)), np.arange(3), np.arange(4)))[0, 0]
     array([[ 0.,  1.,  2.,  2.],
            [-1.,  0.,  1.,  2.],
            [-2., -1.,  0.,  1.]], dtype=float32)
@@ -104,23 +105,34 @@ class RelativePositionEmbedding(PositionScores):
             )
         wide = keras.backend.result_type(query.dtype, self.embeddings.dtype, "float32")
         embeddings, wide_query = ops.cast(self.embeddings, wide), ops.cast(query, wide)
-        head = "h" if self.per_head else ""
-        if len(query_positions.shape) == len(key_positions.shape) == 1:
+        equation = "bthk,hrk->btrh" if self.per_head else "bthk,rk->btrh"
+
+        if self._on_diagonals(query_positions, key_positions):
             row, counts = self._row(diagonals(query_positions, key_positions))
             vectors = ops.take(embeddings, row, axis=-2)
             if counts is not None:
                 vectors = vectors * ops.cast(counts, wide)[:, None]
-            products = ops.einsum(f"bthk,{head}rk->bhtr", wide_query, vectors)
-            return skew(ops.cast(products, query.dtype))
-        products = ops.cast(ops.einsum(f"bthk,{head}rk->btrh", wide_query, embeddings), query.dtype)
-        row, counts = self._row(relative_positions(query_positions, key_positions))  # (1|B, T, S)
-        batch, length, rows, heads = ops.shape(products)
-        # Flat, a gather has one index for all heads, and moves them together.
-        first = ops.reshape(ops.arange(batch * length, dtype="int32") * rows, (batch, length, 1))
-        scores = ops.take(ops.reshape(products, (-1, heads)), first + row, axis=0)
-        if counts is not None:
-            scores = scores * ops.cast(counts, scores.dtype)[..., None]
-        return ops.transpose(scores, (0, 3, 1, 2))
+            by_pair = skew(ops.einsum(equation, wide_query, vectors))
+        else:
+            products = ops.einsum(equation, wide_query, embeddings)
+            row, counts = self._row(relative_positions(query_positions, key_positions))  # (1|B, T, S)
+            batch, length, rows, heads = ops.shape(products)
+            # Flat, a gather has one index for all heads, and moves them together.
+            first = ops.reshape(ops.arange(batch * length, dtype="int32") * rows, (batch, length, 1))
+            by_pair = ops.take(ops.reshape(products, (-1, heads)), first + row, axis=0)
+            if counts is not None:
+                by_pair = by_pair * ops.cast(counts, wide)[..., None]
+        return ops.cast(ops.transpose(by_pair, (0, 3, 1, 2)), query.dtype)
+
+    def _on_diagonals(self, query_positions, key_positions):
+        """Whether to multiply by a vector for each diagonal and skew, or by the whole table and gather: by the fewer.
+
+        A block of a long sequence, or a step of decoding, has few diagonals; a table of near distances has few rows.
+        """
+        if len(query_positions.shape) + len(key_positions.shape) > 2:
+            return False
+        queries, keys = query_positions.shape[0], key_positions.shape[0]
+        return queries is None or keys is None or queries + keys - 1 <= self.embeddings.shape[-2]
 
     def _row(self, relative):
         """The table's row for each relative position, and whether it counts; None if all do."""

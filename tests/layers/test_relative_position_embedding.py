@@ -19,8 +19,8 @@ def numpy(x):
 
 
 def test_the_skew_moves_diagonals_to_columns():
-    x = np.arange(2 * 3 * 7).reshape(2, 3, 7)  # T = 3, S = 5
-    expected = [[[x[b, t, s - t + 2] for s in range(5)] for t in range(3)] for b in range(2)]
+    x = np.arange(2 * 3 * 7 * 5).reshape(2, 3, 7, 5)  # B, T, T + S - 1 with S = 5, H
+    expected = np.stack([x[:, t, 2 - t : 7 - t] for t in range(3)], axis=1)
     np.testing.assert_array_equal(ops.convert_to_numpy(skew(ops.convert_to_tensor(x))), expected)
 
 
@@ -39,18 +39,19 @@ PLACED = {
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("per_head", [True, False])
 @pytest.mark.parametrize("placed", PLACED)
-def test_scores_are_products_pair_by_pair(placed, per_head, bidirectional, beyond, rank):
+@pytest.mark.parametrize("distance", [4, 30])  # a table shorter and longer than there are diagonals
+def test_scores_are_products_pair_by_pair(distance, placed, per_head, bidirectional, beyond, rank):
     places = [positions if rank == 1 else np.tile(positions, (2, 1)) for positions in PLACED[placed]]
-    layer = RelativePositionEmbedding(4, bidirectional, beyond, per_head, embeddings_initializer="normal")
+    layer = RelativePositionEmbedding(distance, bidirectional, beyond, per_head, embeddings_initializer="normal")
     query = np.random.default_rng(0).normal(size=(2, len(PLACED[placed][0]), 3, 5)).astype("float32")
     found = numpy(layer.scores(query, *places))
     table = layer.get_weights()[0]
-    assert table.shape == ((3,) if per_head else ()) + (9 if bidirectional else 5, 5)
+    assert table.shape == ((3,) if per_head else ()) + (2 * distance + 1 if bidirectional else distance + 1, 5)
 
-    def vector(head, distance):
-        if (beyond == "zero" and abs(distance) > 4) or (not bidirectional and distance > 0):
+    def vector(head, relative):
+        if (beyond == "zero" and abs(relative) > distance) or (not bidirectional and relative > 0):
             return np.zeros(5)
-        return (table[head] if per_head else table)[min(max(distance, -4), 4) + 4]
+        return (table[head] if per_head else table)[min(max(relative, -distance), distance) + distance]
 
     positions = [np.tile(p, (2, 1)) for p in PLACED[placed]]
     np.testing.assert_allclose(found, positions_numpy.relative_scores(query, vector, *positions), atol=1e-6)
