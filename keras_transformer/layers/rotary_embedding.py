@@ -60,8 +60,8 @@ class RotaryEmbedding(keras.layers.Layer):
     `output = x cos(p f_i) + rotated(x) sin(p f_i)`, `f_i = max_wavelength^(-2i/R)`, computed in float32 and cast once.
 
     A drop-in for `keras_hub.layers.RotaryEmbedding`. Its angles are exact, where KerasHub's, formed in float32, are off
-    by 5e-4 at position 8,191, and its sines are not rounded before the product. Beyond it: `rotary_dim`, `interleaved`,
-    `dynamic_length`; and a Keras mask is passed on.
+    by up to 3e-4 at positions below 8,192, and its sines are not rounded before the product. Beyond it: `rotary_dim`,
+    `interleaved`, `dynamic_length`; and a Keras mask is passed on.
 
     As the `position` of attention it turns the projected queries and keys.
 
