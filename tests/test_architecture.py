@@ -22,7 +22,7 @@ MAY_IMPORT = {  # besides itself
     "interop": BELOW_TASKS | {"tasks"},
     "visualization": BELOW_TASKS | {"tasks"},
 }
-KNOWS_TENSORFLOW = ("text/", "tasks/", "generation/compiled.py", "training/tensorflow.py")
+KNOWS_TENSORFLOW = ("text/", "tasks/", "generation/compiled.py", "layers/linear_memory.py", "training/tensorflow.py")
 
 
 def imports(path):

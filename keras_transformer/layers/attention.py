@@ -23,6 +23,9 @@ from keras_transformer.layers.projection import project
 from keras_transformer.layers.results import pack
 from keras_transformer.layers.shared_memory import scores_row_by_row, side_by_side, visibility_side_by_side
 
+LONG = 2048 * 2048
+"""`T x S` from which attention on TensorFlow goes block by block."""
+
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class MultiHeadAttention(keras.layers.Layer):
@@ -370,7 +373,14 @@ class MultiHeadAttention(keras.layers.Layer):
         """The heads' sums `(B, T, H, V)` and their weights, or None; by the path that suits the call."""
         drops = bool(training) and self.dropout > 0
         biased = hasattr(self.position, "scores")
-        if keras.backend.backend() != "tensorflow" and not (return_scores or drops or biased):
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if on_tensorflow and not return_scores and self._saves_memory(query, key):
+            from keras_transformer.layers.linear_memory import linear_memory_attention
+
+            dropout = (self.dropout, self._dropout_layer.seed_generator.next()) if drops else None
+            position = self.position if biased else None
+            return linear_memory_attention(query, key, value, visibility, position, dropout), None
+        if not (on_tensorflow or return_scores or drops or biased):
             is_causal = from_zero and visibility.is_just(causal)
             mask = None if is_causal else visibility.mask()
             return fused_attention(query, key, value, mask, is_causal, self.flash_attention), None
@@ -386,6 +396,15 @@ class MultiHeadAttention(keras.layers.Layer):
             dropout=(lambda weights: self._dropout_layer(weights, training=True)) if drops else None,
         )
         return heads, scores if return_scores else None
+
+    def _saves_memory(self, query, key):
+        """Whether to take the path without `T x S` numbers: where it is asked for, and where it is faster or the
+        difference in memory is large.
+        """
+        lengths = query.shape[1], key.shape[1]
+        return self.flash_attention or (
+            self.flash_attention is None and None not in lengths and math.prod(lengths) >= LONG
+        )
 
     def _check_call(self, query, value, key, cache, return_scores, positions, key_positions, segment_ids):
         if self.flash_attention and return_scores:

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 
-def random_bits(shape, seed):
-    """Evenly distributed int32 of `shape`: a hash of each element's index, keyed by `seed`, two integers.
+def random_bits(indices, seed):
+    """Evenly distributed int32, one for each int32 of `indices`: their hash, keyed by `seed`, two integers.
 
     Counter-based, as Philox and Threefry are, with two multiplications an element in place of their ten and more
     rounds: the multipliers and shifts are those of the hash "lowbias32" (C. Wellons, "Prospecting for Hash
@@ -13,10 +13,21 @@ def random_bits(shape, seed):
     """
     seed = ops.cast(seed, "int32")
     first, second = _mix(seed[0], 0), _mix(seed[1], seed[0])
-    size = 1
-    for length in shape:
-        size = size * length
-    return _mix(ops.bitwise_xor(ops.reshape(ops.arange(size, dtype="int32"), shape), first), second)
+    return _mix(ops.bitwise_xor(indices, first), second)
+
+
+def is_dropped(indices, rate, seed):
+    """Whether dropout at `rate` sets the elements with these row-major int32 `indices` to zero: bool.
+
+    An element's fate depends on nothing but its index in the whole tensor, so that a block of a tensor that never
+    exists as a whole is dropped out as the whole would be. Indices above 2^31 - 1 wrap around.
+    """
+    return random_bits(indices, seed) < int(rate * (1 << 32)) - (1 << 31)
+
+
+def kept_scale(rate):
+    """What dropout at `rate` multiplies the elements with that it keeps."""
+    return 1.0 / max(1.0 - rate, 1e-7)
 
 
 def _mix(x, key):
@@ -44,9 +55,12 @@ class Dropout(keras.layers.Dropout):
     def call(self, inputs, training=False):
         if not training or self.rate == 0:
             return inputs
-        bits = random_bits(ops.shape(inputs), self.seed_generator.next())
-        dropped = bits < int(self.rate * (1 << 32)) - (1 << 31)
-        scaled = inputs * ops.cast(1.0 / max(1.0 - self.rate, 1e-7), inputs.dtype)
+        shape, size = ops.shape(inputs), 1
+        for length in shape:
+            size = size * length
+        indices = ops.reshape(ops.arange(size, dtype="int32"), shape)
+        dropped = is_dropped(indices, self.rate, self.seed_generator.next())
+        scaled = inputs * ops.cast(kept_scale(self.rate), inputs.dtype)
         return ops.where(dropped, ops.zeros((), inputs.dtype), scaled)
 
     def get_config(self):
