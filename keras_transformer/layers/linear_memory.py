@@ -20,13 +20,16 @@ from keras import ops
 
 from keras_transformer.layers.dropout import is_dropped, kept_scale
 
+# A dozen operations on each index: compiled, they are one pass over a block, in a graph that is not compiled too.
+_is_dropped = tf.function(is_dropped, jit_compile=True)
+
 _NO_SECOND_GRADIENT = (
     "linear_memory_attention has no second-order gradients: its gradient recomputes the weights in loops that keep "
     "nothing. Use the plain path (`flash_attention=False` in MultiHeadAttention)."
 )
 
 
-def linear_memory_attention(query, key, value, visibility, position=None, dropout=None, query_block=512, key_block=512):
+def linear_memory_attention(query, key, value, visibility, position=None, dropout=None, query_block=256, key_block=512):
     """`softmax(Q K^T) V` as `dot_product_attention` computes it, without a tensor of size `T x S` at any time.
 
     Blocks in which nobody sees anything cost next to nothing, so causal attention takes half the time and a sliding
@@ -130,7 +133,8 @@ class _Plan(NamedTuple):
         key = j * self.key_block + tf.range(self.key_block)
         # The index in the whole (B, H, T, S), in int32 that wraps around.
         indices = (head[:, None] * self.queries + query)[..., None] * self.keys + key
-        return is_dropped(indices, *self.dropout)
+        rate, seed = self.dropout
+        return _is_dropped(indices, rate, tf.cast(seed, tf.int32))
 
     def added(self, query, block):
         """The scores of positions, `(H, Q, C)`, for a block of queries `(H, Q, K)`; None without a part."""
@@ -212,7 +216,7 @@ def _forward(plan, query, key, value):
 
             def seen():
                 keys, values = (tf.cast(x[row * plan.key_blocks + j], plan.dtype) for x in (key_blocks, value_blocks))
-                scores = _where(mask, _add(plan.products(queries, keys), plan.added(original, block)), -np.inf)
+                scores = _hide(mask, _add(plan.products(queries, keys), plan.added(original, block)))
                 new = tf.maximum(greatest, tf.reduce_max(scores, axis=-1, keepdims=True))
                 weights, correction = tf.exp(scores - new), tf.exp(greatest - new)
                 kept = _zero_where(plan.dropped(row, i, j), weights)
@@ -276,7 +280,7 @@ def _backward(plan, query, key, value, output, log_sums, output_gradient, variab
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch([original, *variables])
                     added = plan.added(original, block)
-                weights = tf.exp(_where(mask, _add(plan.products(queries, keys), added), -np.inf) - log_sum)
+                weights = tf.exp(_hide(mask, _add(plan.products(queries, keys), added)) - log_sum)
                 dropped = plan.dropped(row, i, j)
                 change = weights * (_zero_where(dropped, plan.products(gradients, values)) - along)
                 by_group = plan.by_group(change)
@@ -338,8 +342,12 @@ def _add(scores, added):
     return scores if added is None else scores + added
 
 
-def _where(mask, scores, otherwise):
-    return scores if mask is None else tf.where(mask, scores, tf.constant(otherwise, scores.dtype))
+def _hide(mask, scores):
+    """`scores` with -inf where `mask` is False."""
+    if mask is None:
+        return scores
+    hidden = tf.constant(-np.inf, scores.dtype)
+    return tf.cond(tf.reduce_all(mask), lambda: scores, lambda: tf.where(mask, scores, hidden))
 
 
 def _zero_where(dropped, weights):
