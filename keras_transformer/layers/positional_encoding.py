@@ -4,11 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-# A position is written in base 128 with three digits; the angle of a position is the sum of the angles of its digits,
-# and each digit's sine and cosine are tabulated in float64. Angles in float32 would err by 5e-4 at position 8,191.
-_BASE = 128
-_DIGITS = 3
-MAX_POSITION = _BASE**_DIGITS - 1
+from keras_transformer.layers.angles import sine_and_cosine
+from keras_transformer.layers.positions import as_positions
 
 
 def sinusoids(positions, hidden_dim, max_wavelength=10000.0):
@@ -19,19 +16,9 @@ def sinusoids(positions, hidden_dim, max_wavelength=10000.0):
     position 2,097,151.
     """
     channel = np.arange(hidden_dim)
-    frequency = np.power(float(max_wavelength), -2.0 * (channel // 2) / hidden_dim)
-    phase = (channel % 2) * (np.pi / 2)  # cos x = sin(x + pi/2), so that no two halves need be interleaved
-    positions = ops.cast(positions, "int32")
-    sine = cosine = None
-    for digit in range(_DIGITS):
-        scale = _BASE**digit
-        angle = np.arange(_BASE)[:, None] * scale * frequency + (phase if digit == 0 else 0.0)
-        index = (positions // scale) % _BASE
-        s = ops.take(ops.convert_to_tensor(np.sin(angle), "float32"), index, axis=0)
-        c = ops.take(ops.convert_to_tensor(np.cos(angle), "float32"), index, axis=0)
-        # sin(a + b) and cos(a + b)
-        sine, cosine = (s, c) if sine is None else (sine * c + cosine * s, cosine * c - sine * s)
-    return sine
+    frequencies = np.power(float(max_wavelength), -2.0 * (channel // 2) / hidden_dim)
+    phases = (channel % 2) * (np.pi / 2)  # cos x = sin(x + pi/2), so that no two halves need be interleaved
+    return sine_and_cosine(positions, frequencies, phases)[0]
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -40,6 +27,9 @@ class PositionalEncoding(keras.layers.Layer):
 
     `output = inputs + PE`, with `PE` as in `sinusoids` (Vaswani et al. 2017, section 3.5), computed and added in
     float32 and cast once to the layer's compute dtype.
+
+    As the `position` of attention it is added to what queries and keys are projected from, and not to that of values
+    (position-infused attention: Press et al. 2020, "Shortformer").
 
     Differs from the paper: nothing. `keras_hub.layers.SinePositionEncoding` returns `PE` without adding it.
 
@@ -52,6 +42,9 @@ class PositionalEncoding(keras.layers.Layer):
 
     Returns:
         `(B, T, D)` in the compute dtype. A Keras mask on `inputs` is passed on.
+
+    Raises:
+        ValueError: if `positions` are no integers or have another rank.
 
     Example:
 
@@ -70,8 +63,13 @@ class PositionalEncoding(keras.layers.Layer):
     def call(self, inputs, positions=None):
         if positions is None:
             positions = ops.arange(ops.shape(inputs)[-2])
-        encoding = sinusoids(positions, inputs.shape[-1], self.max_wavelength)
-        return ops.cast(ops.cast(inputs, encoding.dtype) + encoding, self.compute_dtype)
+        return self.add(ops.cast(inputs, self.compute_dtype), positions)
+
+    def add(self, x, positions):
+        """`x + PE`: of the shape and dtype of `x`, `(B, T, D)`, for positions `(T,)` or `(1|B, T)`."""
+        encoding = sinusoids(as_positions(positions), x.shape[-1], self.max_wavelength)
+        wide = keras.backend.result_type(x.dtype, "float32")
+        return ops.cast(ops.cast(x, wide) + ops.cast(encoding, wide), x.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
