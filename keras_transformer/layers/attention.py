@@ -471,10 +471,26 @@ def _write(cache, new):
     """The cache with the keys and values of `new` at its position, and the position after them."""
     start = (0, cache["position"], 0, 0)
     return {
-        "key": ops.slice_update(cache["key"], start, new["key"]),
-        "value": ops.slice_update(cache["value"], start, new["value"]),
+        "key": _slice_update(cache["key"], start, new["key"]),
+        "value": _slice_update(cache["value"], start, new["value"]),
         "position": cache["position"] + ops.shape(new["key"])[1],
     }
+
+
+def _slice_update(array, start, new):
+    """`ops.slice_update`, with the gradient that TensorFlow's lacks."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.slice_update(array, start, new)
+
+    @ops.custom_gradient
+    def update(array, new):
+        def gradient(upstream):
+            overwritten = _slice_update(upstream, start, ops.zeros_like(new))
+            return overwritten, ops.slice(upstream, start, ops.shape(new))
+
+        return ops.slice_update(array, start, new), gradient
+
+    return update(array, new)
 
 
 def _both(first, second):

@@ -80,6 +80,10 @@ def fused_attention(query, key, value, mask=None, is_causal=False, flash_attenti
     repeats = query.shape[2] // key.shape[2]
     if repeats > 1:
         key, value = ops.repeat(key, repeats, axis=2), ops.repeat(value, repeats, axis=2)
+    value_width = value.shape[-1]
+    if keras.backend.backend() == "jax" and value_width != query.shape[-1]:  # whose kernel wants one width of all
+        width = max(value_width, query.shape[-1])
+        query, key, value = (_widen(x, width) for x in (query, key, value))
     sees_any = None
     if mask is not None:
         # The kernels disagree on a query with nothing to attend to: it may see all, and its sum is set to zero.
@@ -90,7 +94,12 @@ def fused_attention(query, key, value, mask=None, is_causal=False, flash_attenti
         )
     output = ops.dot_product_attention(
         query, key, value, mask=mask, scale=1.0, is_causal=is_causal, flash_attention=flash_attention
-    )
+    )[..., :value_width]
     if sees_any is None:
         return output
     return ops.where(ops.swapaxes(sees_any, 1, 2), output, ops.zeros((), output.dtype))
+
+
+def _widen(x, width):
+    """`x` with zeros after its last axis: they change no product of queries and keys."""
+    return ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))

@@ -47,6 +47,10 @@ def shared_config(part):
 
     While a model is saved, Keras gives an object that it meets again the id by which loading finds it once made. The
     first config gets it too late: the layer's `get_config` was copied into the model's by then. Hence twice.
+
+    The shape that the part was built for is left out: the layer that holds it builds it, and its own config must not
+    change when it is built.
     """
     keras.saving.serialize_keras_object(part)
-    return keras.saving.serialize_keras_object(part)
+    config = keras.saving.serialize_keras_object(part)
+    return config and {key: value for key, value in config.items() if key != "build_config"}
