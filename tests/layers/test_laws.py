@@ -1,0 +1,511 @@
+"""Laws that hold whatever the shapes: causality, padding, batch, order, cached decoding, rows with nothing to see."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from autodiff import gradients, weight_gradients
+from contract_cases import padding, randomised
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_transformer.layers import (
+    AlibiBias,
+    DecoderBlock,
+    EncoderBlock,
+    GatedFeedForward,
+    LayerScale,
+    MultiHeadAttention,
+    PositionalEncoding,
+    PositionEmbedding,
+    RelativePositionBias,
+    RelativePositionEmbedding,
+    RotaryEmbedding,
+    SandwichNorm,
+    StochasticDepth,
+)
+
+BACKEND = keras.backend.backend()
+LONGEST = 24
+POSITIONS = {
+    "none": lambda: None,
+    "sinusoids": PositionalEncoding,
+    "learned": lambda: PositionEmbedding(LONGEST, initializer="normal"),
+    "rotary": RotaryEmbedding,
+    "buckets": lambda: RelativePositionBias(6, 5, embeddings_initializer="normal"),
+    "linear": AlibiBias,
+    "relative": lambda: RelativePositionEmbedding(2, embeddings_initializer="normal"),
+    "relative of each head": lambda: RelativePositionEmbedding(
+        3, bidirectional=False, beyond="zero", per_head=True, embeddings_initializer="normal"
+    ),
+}
+DTYPES = ["float32", "mixed_float16", "mixed_bfloat16", "float16"]
+
+each_position = pytest.mark.parametrize("position", POSITIONS)
+sizes = st.integers(1, 5)
+
+
+def examples(count):
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+# Strategies return functions without arguments that build what was drawn: Keras uses Python's `random` where it makes
+# an initializer, which Hypothesis does not allow while drawing.
+
+
+@st.composite
+def attentions(draw, position=None, dtypes=("float32",), dropout=0.0):
+    """A built `MultiHeadAttention` of random sizes for sequences of one width, and that width."""
+    groups, width = draw(sizes), draw(st.integers(2, 11))
+    position = draw(st.sampled_from(list(POSITIONS))) if position is None else position
+    arguments = {
+        "num_heads": groups * draw(st.integers(1, 3)),
+        "key_dim": 2 * draw(sizes),
+        "value_dim": draw(st.integers(1, 7)),
+        "num_key_value_heads": groups,
+        "use_gate": draw(st.booleans()),
+        "use_bias": draw(st.booleans()),
+        "sliding_window": draw(st.none() | st.integers(1, 6)),
+        "dtype": draw(st.sampled_from(dtypes)),
+    }
+
+    def made():
+        layer = MultiHeadAttention(position=POSITIONS[position](), dropout=dropout, **arguments)
+        layer.build((None, None, width), (None, None, width))
+        return randomised(layer), width
+
+    return made
+
+
+@st.composite
+def blocks(draw, kind, position=None, dtypes=("float32",), dropout=0.0):
+    """A built block, without an encoder if it is a `DecoderBlock`, and its width."""
+    width, has_parts, gated = draw(st.integers(2, 11)), draw(st.booleans()), draw(sizes)
+    position = draw(st.sampled_from(list(POSITIONS))) if position is None else position
+    arguments = {
+        "intermediate_dim": draw(sizes),
+        "num_heads": draw(sizes),
+        "key_dim": 2 * draw(sizes),
+        "normalize_first": draw(st.booleans()),
+        "dtype": draw(st.sampled_from(dtypes)),
+    }
+
+    def made():
+        parts = {}
+        if has_parts:
+            parts = {
+                "residual": SandwichNorm([LayerScale(0.5), StochasticDepth(dropout)]),
+                "normalization": keras.layers.RMSNormalization(),
+                "feed_forward": GatedFeedForward(gated),
+            }
+        layer = kind(position=POSITIONS[position](), dropout=dropout, **arguments, **parts)
+        layer.build((None, None, width))
+        return randomised(layer), width
+
+    return made
+
+
+def causal_layers(**kwargs):
+    return attentions(**kwargs) | blocks(DecoderBlock, **kwargs)
+
+
+def any_layers(**kwargs):
+    return causal_layers(**kwargs) | blocks(EncoderBlock, **kwargs)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).normal(size=shape).astype("float32")
+
+
+def numpy(x):
+    return ops.convert_to_numpy(ops.cast(x, "float32"))
+
+
+def self_attention(layer, x, mask, **kwargs):
+    """Of attention or a block to itself."""
+    if isinstance(layer, MultiHeadAttention):
+        return layer(x, x, value_mask=mask, **kwargs)
+    if isinstance(layer, DecoderBlock):
+        return layer(x, decoder_padding_mask=mask, **kwargs)
+    return layer(x, padding_mask=mask, **kwargs)
+
+
+def states(layer):
+    """What a call may change: the states of random numbers."""
+    return [ops.convert_to_numpy(v) for v in layer.non_trainable_variables]
+
+
+def repeatable(layer, function, before):
+    """`function` with the same random numbers each time."""
+
+    @functools.wraps(function)
+    def call(*args):
+        for variable, value in zip(layer.non_trainable_variables, before):
+            variable.assign(value)
+        return function(*args)
+
+    return call
+
+
+def compiled(function):
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True)
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+# ---- causality
+
+
+def check_causality(data, jit):
+    # JAX's random numbers would need their state handed through the jit.
+    dropout = 0.0 if jit and BACKEND == "jax" else data.draw(st.sampled_from([0.0, 0.4]))
+    layer, width = data.draw(causal_layers(dtypes=DTYPES, dropout=dropout))()
+    batch, length = data.draw(st.integers(1, 3)), data.draw(st.integers(2, 7))
+    cut = data.draw(st.integers(1, length - 1))
+    mask = padding(length, *data.draw(st.lists(st.integers(0, length), min_size=batch, max_size=batch)))
+    mask = data.draw(st.sampled_from([None, mask]))
+    arguments = {
+        "use_causal_mask": True,
+        "training": dropout > 0,
+        "return_attention_scores": data.draw(st.booleans()),
+    }
+    x, other = normal(batch, length, width), normal(batch, length, width, seed=1)
+    before = states(layer)
+
+    def results(x):
+        found = keras.tree.flatten(self_attention(layer, x, mask, **arguments))
+        output, *scores = (ops.cast(y, "float32") for y in found)
+        return [output[:, :cut], *(y[:, :, :cut] for y in scores)]
+
+    call = compiled(results) if jit else results
+    expected, found = (
+        repeatable(layer, call, before)(ops.convert_to_tensor(x)),
+        repeatable(layer, call, before)(
+            ops.convert_to_tensor(np.concatenate([x[:, :cut], other[:, cut:]], 1)),
+        ),
+    )
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+
+    def loss(x):
+        return sum(ops.sum(ops.square(y)) for y in results(x))
+
+    (gradient,) = gradients(repeatable(layer, compiled(loss) if jit else loss, before), x)
+    assert np.isfinite(gradient).all()
+    assert (gradient[:, cut:] == 0).all()
+
+
+@examples(15)
+@given(st.data())
+def test_no_query_sees_what_comes_after_it(data):
+    check_causality(data, jit=False)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
+@examples(3)
+@given(st.data())
+def test_no_query_sees_what_comes_after_it_under_jit(data):
+    check_causality(data, jit=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
+@examples(40)
+@given(st.data())
+def test_no_query_sees_what_comes_after_it_under_jit_at_length(data):
+    check_causality(data, jit=True)
+
+
+@pytest.mark.slow
+@examples(300)
+@given(st.data())
+def test_no_query_sees_what_comes_after_it_at_length(data):
+    check_causality(data, jit=False)
+
+
+# ---- padding, batch, order
+
+
+@examples(25)
+@given(any_layers(), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.booleans())
+def test_padding_changes_nothing_real(drawn, batch, length, more, in_front):
+    (layer, width), arguments = drawn(), {}
+    x, pads = normal(batch, length, width), 3 * normal(batch, more, width, seed=1)
+    real = np.arange(length + more) < length
+    expected = numpy(self_attention(layer, x, None, **arguments))
+    padded = np.concatenate([x, pads], 1)
+    if in_front:
+        real, padded = real[::-1], np.concatenate([pads, x], 1)
+        # A pad has no position; the learned table has no row for a negative one.
+        arguments = {**arguments, "positions": np.maximum(np.arange(-more, length), 0)[None]}
+    found = numpy(self_attention(layer, padded, np.tile(real, (batch, 1)), **arguments))
+    np.testing.assert_allclose(found[:, real], expected, atol=1e-5)
+
+
+@examples(15)
+@given(any_layers(), st.integers(2, 4), st.integers(1, 6), st.data())
+def test_a_row_is_the_same_alone_and_in_a_batch(drawn, batch, length, data):
+    (layer, width), arguments = drawn(), {}
+    x = normal(batch, length, width)
+    mask = padding(length, *data.draw(st.lists(st.integers(0, length), min_size=batch, max_size=batch)))
+    together = numpy(self_attention(layer, x, mask, **arguments))
+    for row in range(batch):
+        alone = numpy(self_attention(layer, x[row : row + 1], mask[row : row + 1], **arguments))
+        np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-5)
+
+
+@examples(15)
+@given(any_layers(position="none"), st.integers(1, 3), st.data())
+def test_without_positions_order_is_carried_through(drawn, batch, data):
+    layer, width = drawn()
+    if isinstance(layer, MultiHeadAttention):
+        layer.sliding_window = None
+    arguments = {} if isinstance(layer, EncoderBlock) else {"use_causal_mask": False}
+    length = data.draw(st.integers(2, 7))
+    order = data.draw(st.permutations(range(length)))
+    x, mask = normal(batch, length, width), padding(length, *[length - 1] * batch)
+    expected = numpy(self_attention(layer, x, mask, **arguments))
+    found = numpy(self_attention(layer, x[:, order], mask[:, order], **arguments))
+    np.testing.assert_allclose(found, expected[:, order], atol=1e-5)
+
+
+# ---- decoding with a cache
+
+
+@each_position
+@examples(4)
+@given(st.data())
+def test_every_split_into_prefill_and_steps_gives_the_same(position, data):
+    layer, width = data.draw(causal_layers(position=position))()
+    is_block = isinstance(layer, DecoderBlock)
+    batch, length = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 8))
+    room = data.draw(st.integers(0, 5))
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, length - 1)))))
+    x = normal(batch, length, width)
+    expected, scores = self_attention(layer, x, None, use_causal_mask=True, return_attention_scores=True)
+    cache, found, found_scores = layer.make_cache(batch, length + room), [], []
+    for start, end in zip([0, *cuts], [*cuts, length]):
+        if start < end:
+            output, score, cache = self_attention(
+                layer, x[:, start:end], None, use_causal_mask=True, return_attention_scores=True, cache=cache
+            )
+            found.append(numpy(output))
+            found_scores.append(numpy(score["self"] if is_block else score))
+    np.testing.assert_allclose(np.concatenate(found, 1), numpy(expected), atol=1e-5)
+    found_scores = np.concatenate(found_scores, 2)
+    np.testing.assert_allclose(found_scores[..., :length], numpy(scores["self"] if is_block else scores), atol=1e-5)
+    assert (found_scores[..., length:] == 0).all()
+
+
+# ---- queries with nothing to attend to
+
+B, T, S, D = 2, 5, 7, 6
+BLIND = {  # the second row of the batch, or a query of it, sees nothing
+    "rank 2": {"attention_mask": np.arange(T)[:, None] != np.full(S, 3)},
+    "rank 3": {"attention_mask": (np.arange(B) != 1)[:, None, None] & np.ones((T, S), bool)},
+    "rank 4": {"attention_mask": (np.arange(B) != 1)[:, None, None, None] & np.ones((1, T, S), bool)},
+    "value mask": {"value_mask": padding(S, 4, 0)},
+    "key mask": {"key_mask": padding(S, 7, 0)},
+    "query mask": {"query_mask": padding(T, 5, 0)},
+    "two that exclude each other": {"value_mask": padding(S, 7, 3), "key_mask": ~padding(S, 0, 3)},
+    "segments": {
+        "segment_ids": np.array([[1] * T, [1] * T], "int32"),
+        "key_segment_ids": np.array([[1] * S, [2] * S], "int32"),
+    },
+    "positions": {"positions": np.array([[9] * T, [-1] * T]), "key_positions": np.tile(np.arange(S), (B, 1))},
+}
+IN_MEMORY = [name for name in BLIND if name not in ("segments", "key mask", "two that exclude each other")]
+
+
+def blind_rows(name):
+    rows = np.zeros((B, T), bool)
+    if name == "rank 2":
+        rows[:, 3] = True
+    else:
+        rows[1] = True
+    return rows
+
+
+def check_blind(layer, call, rows, with_scores, dtype):
+    """Sums and scores of `rows` are exactly zero, and gradients of all weights and inputs finite."""
+    query, value = normal(len(rows), T, D), normal(B, S, D)
+    results = call(query, value)
+    output, *others = results if isinstance(results, tuple) else (results,)
+    bias = numpy(ops.cast(layer.output_dense.bias, layer.compute_dtype))
+    np.testing.assert_array_equal(numpy(output)[rows], np.tile(bias, (rows.sum(), 1)))
+    assert (np.abs(numpy(output) - bias)[~rows].max(axis=-1) > 1e-4).all()
+    if with_scores:
+        scores = np.moveaxis(numpy(others[0]), 2, 1)
+        assert (scores[rows] == 0).all() and (scores[~rows].sum(-1) > 0.9).all()
+
+    def loss(query, value):
+        results = call(query, value)
+        output = results[0] if isinstance(results, tuple) else results
+        return ops.sum(ops.square(ops.cast(output, "float32")))
+
+    for_query, for_value = gradients(loss, query, value)
+    assert np.isfinite(for_query).all() and np.isfinite(for_value).all()
+    assert (for_query[rows] == 0).all()
+    for gradient in weight_gradients(layer.trainable_weights, lambda: loss(query, value)):
+        assert np.isfinite(gradient.astype("float32")).all()
+
+
+@st.composite
+def seeing_attentions(draw, dropout=0.0):
+    groups, repeats = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    position, dtype = draw(st.sampled_from(list(POSITIONS))), draw(st.sampled_from(DTYPES))
+    value_dim = draw(st.sampled_from([3, 4]))
+
+    def made():
+        layer = MultiHeadAttention(
+            groups * repeats,
+            4,
+            value_dim=value_dim,
+            num_key_value_heads=groups,
+            position=POSITIONS[position](),
+            dropout=dropout,
+            dtype=dtype,
+        )
+        layer.build((None, None, D), (None, None, D))
+        return randomised(layer)
+
+    return made
+
+
+@pytest.mark.parametrize("mask", BLIND)
+@examples(5)
+@given(seeing_attentions(), st.booleans())
+def test_what_sees_nothing_is_zero(mask, drawn, with_scores):
+    layer = drawn()
+    arguments = {**BLIND[mask], "use_causal_mask": mask == "positions"}
+    if mask == "positions" and isinstance(layer.position, PositionEmbedding):
+        return  # whose table has no row for a position of -1
+
+    def call(query, value):
+        return layer(query, value, return_attention_scores=with_scores, **arguments)
+
+    check_blind(layer, call, blind_rows(mask), with_scores, layer.compute_dtype)
+
+
+@examples(8)
+@given(st.data(), st.booleans())
+def test_what_sees_nothing_is_zero_with_dropout(data, with_scores):
+    layer = data.draw(seeing_attentions(dropout=0.1))()
+    mask = data.draw(st.sampled_from(sorted(set(BLIND) - {"positions"})))
+    query, value, rows = normal(B, T, D), normal(B, S, D), blind_rows(mask)
+
+    def loss(query, value):
+        return ops.sum(ops.square(ops.cast(layer(query, value, training=True, **BLIND[mask]), "float32")))
+
+    output = layer(query, value, training=True, **BLIND[mask])
+    bias = numpy(ops.cast(layer.output_dense.bias, layer.compute_dtype))
+    np.testing.assert_array_equal(numpy(output)[rows], np.tile(bias, (rows.sum(), 1)))
+    assert all(np.isfinite(gradient).all() for gradient in gradients(loss, query, value))
+
+
+@pytest.mark.parametrize("mask", IN_MEMORY)
+@examples(3)
+@given(seeing_attentions(), st.booleans(), st.integers(1, 3))
+def test_what_sees_nothing_of_a_memory_is_zero(mask, drawn, with_scores, beams):
+    layer = drawn()
+    of_queries = {"rank 3", "rank 4", "query mask"}
+    arguments = {
+        name: np.repeat(x, beams, axis=0) if mask in of_queries or name == "positions" else x
+        for name, x in BLIND[mask].items()
+    }
+    if mask == "positions" and isinstance(layer.position, PositionEmbedding):
+        return
+
+    def call(query, value):
+        memory = layer.project_memory(value)
+        return layer(
+            query,
+            None,
+            cache=memory,
+            return_attention_scores=with_scores,
+            use_causal_mask=mask == "positions",
+            **arguments,
+        )
+
+    check_blind(layer, call, np.repeat(blind_rows(mask), beams, axis=0), with_scores, layer.compute_dtype)
+
+
+@examples(8)
+@given(seeing_attentions(), st.booleans())
+def test_what_sees_nothing_of_a_cache_is_zero(drawn, with_scores):
+    """A left-padded prompt: its first positions, and all of the second row, see nothing."""
+    layer = drawn()
+    mask = ~padding(S, 3, S)
+
+    def call(query, value):
+        return layer(
+            query,
+            value[:, :T],
+            value_mask=mask,
+            cache=layer.make_cache(B, S),
+            use_causal_mask=True,
+            return_attention_scores=with_scores,
+        )
+
+    rows = np.tile(np.arange(T) < 3, (B, 1))
+    rows[1] = True
+    check_blind(layer, call, rows, with_scores, layer.compute_dtype)
+
+
+# ---- large activations and much padding in half precision
+
+LARGE = {
+    "attention": lambda **kw: MultiHeadAttention(3, 4, num_key_value_heads=1, use_gate=True, **kw),
+    "encoder": lambda **kw: EncoderBlock(17, 3, **kw),
+    "encoder, norm first": lambda **kw: EncoderBlock(17, 3, normalize_first=True, position=RotaryEmbedding(), **kw),
+    "decoder": lambda **kw: DecoderBlock(17, 3, dropout=0.1, position=RelativePositionBias(), **kw),
+    "decoder of parts": lambda **kw: DecoderBlock(
+        17,
+        3,
+        normalization=keras.layers.RMSNormalization(),
+        feed_forward=GatedFeedForward(17),
+        residual=SandwichNorm(LayerScale(0.1)),
+        **kw,
+    ),
+}
+half = pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+
+
+@half
+@pytest.mark.parametrize("name", LARGE)
+def test_large_activations_and_much_padding_in_half_precision(name, dtype):
+    layer, width, length = LARGE[name](dtype=dtype), 12, 60
+    x, memory = 100 * normal(B, length, width), 100 * normal(B, length + 10, width, seed=1)
+    mask = padding(length, length // 10, 0)
+    upstream = normal(B, length, width, seed=2) * mask[..., None]
+    if isinstance(layer, MultiHeadAttention):
+        arguments = (x, x), {"value_mask": mask}
+    elif isinstance(layer, EncoderBlock):
+        arguments = (x,), {"padding_mask": mask}
+    else:
+        masks = {"decoder_padding_mask": mask, "encoder_padding_mask": padding(length + 10, 7, 0)}
+        arguments = (x, memory), masks
+
+    def loss():
+        y = ops.cast(layer(*arguments[0], **arguments[1], training=True), "float32")
+        return ops.sum(y * upstream) / mask.sum()
+
+    assert np.isfinite(ops.convert_to_numpy(loss()))
+    weights = layer.trainable_weights
+    for weight, gradient in zip(weights, weight_gradients(weights, loss)):
+        assert np.isfinite(gradient).all(), weight.path
+    assert len(weights) >= 8
