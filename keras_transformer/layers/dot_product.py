@@ -47,24 +47,20 @@ def dot_product_attention(query, key, value, mask=None, bias=None, dropout=None)
         `(B, T, H, V)` and the weights before dropout, `(B, H, T, S)`, both in the dtype of `query`. A query
         with nothing to attend to has weights of zero and a sum of exactly zero.
     """
-    batch, length, heads, width = ops.shape(query)
-    groups = key.shape[2]
-    if groups == heads:
-        scores = ops.einsum("bthk,bshk->bhts", query, key)
-    else:
-        grouped = ops.reshape(query, (batch, length, groups, heads // groups, width))
-        scores = ops.einsum("btgrk,bsgk->bgrts", grouped, key)
-        scores = ops.reshape(scores, (batch, heads, length, ops.shape(key)[1]))
+    (batch, length, heads, width), (_, source, groups, _) = ops.shape(query), ops.shape(key)
+    # One axis of sequences and groups of heads together, and K last in both factors of the scores: so each factor is
+    # copied once, row by row. Of an equation with more axes Keras makes products with copies element by element.
+    queries = ops.reshape(ops.swapaxes(query, 1, 2), (batch * groups, heads // groups * length, width))
+    keys, values = (ops.reshape(ops.swapaxes(x, 1, 2), (batch * groups, source, x.shape[3])) for x in (key, value))
+    scores = ops.reshape(ops.einsum("nik,njk->nij", queries, keys), (batch, heads, length, source))
     if bias is not None:
         scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
         scores = scores + ops.cast(bias, scores.dtype)
     weights = ops.cast(masked_softmax(scores, mask), query.dtype)
     dropped = weights if dropout is None else dropout(weights)
-    if groups == heads:
-        return ops.einsum("bhts,bshk->bthk", dropped, value), weights
-    grouped = ops.reshape(dropped, (batch, groups, heads // groups, length, ops.shape(key)[1]))
-    output = ops.einsum("bgrts,bsgk->btgrk", grouped, value)
-    return ops.reshape(output, (batch, length, heads, value.shape[-1])), weights
+    dropped = ops.reshape(dropped, (batch * groups, heads // groups * length, source))
+    output = ops.reshape(ops.einsum("nij,njk->nik", dropped, values), (batch, heads, length, value.shape[3]))
+    return ops.swapaxes(output, 1, 2), weights
 
 
 def fused_attention(query, key, value, mask=None, is_causal=False, flash_attention=None):
