@@ -37,18 +37,14 @@ def axes_fit(shape, expected):
 
 
 def is_placeholder(x):
-    """Whether `x` may have a length in its shape that no data has.
+    """Whether `x` stands for any data while Keras infers shapes, and has sizes that are none of data's.
 
-    Where Keras infers shapes on JAX and PyTorch, an axis of None has a size of its own invention, 83 or 89. TensorFlow
-    has unknown sizes.
+    An axis of None is on JAX a symbol, which compares to few numbers, and on PyTorch a number of Keras's invention. On
+    TensorFlow it is unknown.
     """
     if keras.backend.backend() == "torch":
         return str(getattr(x, "device", None)) == "meta"
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return isinstance(x, jax.core.Tracer)
-    return False
+    return keras.backend.backend() == "jax" and not all(isinstance(size, int) for size in x.shape)
 
 
 def relative_positions(query_positions, key_positions):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_transformer.layers.arguments import check_booleans, check_positive_integers
 from keras_transformer.layers.position_scores import PositionScores
-from keras_transformer.layers.positions import diagonals, relative_positions, skew
+from keras_transformer.layers.positions import diagonals, is_placeholder, relative_positions, skew
 
 
 def bucket_borders(num_buckets, max_distance):
@@ -131,7 +131,7 @@ class RelativePositionBias(PositionScores):
         def bias(relative):
             return ops.take(by_distance, ops.clip(relative, -furthest, furthest) + furthest, axis=0)
 
-        if len(query_positions.shape) == len(key_positions.shape) == 1:
+        if len(query_positions.shape) == len(key_positions.shape) == 1 and not is_placeholder(query_positions):
             diagonal = bias(diagonals(query_positions, key_positions))  # (T + S - 1, H)
             by_pair = skew(ops.broadcast_to(diagonal, (1, ops.shape(query_positions)[0], *ops.shape(diagonal))))
         else:

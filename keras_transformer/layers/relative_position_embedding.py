@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_transformer.layers.arguments import check_booleans, check_one_of, check_positive_integers
 from keras_transformer.layers.position_scores import PositionScores
-from keras_transformer.layers.positions import diagonals, relative_positions, skew
+from keras_transformer.layers.positions import diagonals, is_placeholder, relative_positions, skew
 
 BEYOND = ("clip", "zero")
 
@@ -133,7 +133,7 @@ class RelativePositionEmbedding(PositionScores):
 
         A block of a long sequence, or a step of decoding, has few diagonals; a table of near distances has few rows.
         """
-        if len(query_positions.shape) + len(key_positions.shape) > 2:
+        if len(query_positions.shape) + len(key_positions.shape) > 2 or is_placeholder(query_positions):
             return False
         queries, keys = query_positions.shape[0], key_positions.shape[0]
         return queries is None or keys is None or queries + keys - 1 <= self.embeddings.shape[-2]

@@ -95,8 +95,11 @@ def test_each_argument_is_an_attribute(name):
 
 
 def symbolic_inputs(case, dtype, dynamic):
+    # JAX cannot tell whether an unknown number of tokens fits into a cache.
+    lengths = () if BACKEND == "jax" and "cache" in case.inputs else (T, contract_cases.S)
+
     def symbolic(x):
-        shape = (None, *(None if size in (T, contract_cases.S) else size for size in x.shape[1:]))
+        shape = (None, *(None if size in lengths else size for size in x.shape[1:]))
         return keras.Input(
             batch_shape=shape[: x.ndim] if dynamic else x.shape,
             dtype=dtype if x.dtype == "float32" else str(x.dtype),
