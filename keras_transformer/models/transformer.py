@@ -6,7 +6,14 @@ import keras
 from keras import ops
 
 from keras_transformer import generation
-from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
+from keras_transformer.layers import (
+    DecoderBlock,
+    Dropout,
+    EncoderBlock,
+    LayerNormalization,
+    PositionalEncoding,
+    ProjectionGlorotUniform,
+)
 from keras_transformer.layers.arguments import check_positive_integers
 from keras_transformer.layers.block import patterns_config, set_patterns
 from keras_transformer.layers.parts import clone
@@ -146,7 +153,7 @@ class Transformer(VocabularyEnd):
         def final_norm(blocks, name):
             if blocks[-1].output_is_normalized:
                 return keras.layers.Identity(dtype=self.dtype_policy, name=name)
-            norm = self.normalization or keras.layers.LayerNormalization(epsilon=layer_norm_epsilon)
+            norm = self.normalization or LayerNormalization(epsilon=layer_norm_epsilon)
             return clone(norm, dtype=self.dtype_policy, name=name)
 
         self.token_embedding = table(vocabulary_size, "token_embedding")
