@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.layers.arguments import check_positive_numbers
 from keras_transformer.layers.position_scores import PositionScores
 from keras_transformer.layers.positions import relative_positions
 
@@ -55,6 +56,7 @@ class AlibiBias(PositionScores):
     """
 
     def __init__(self, num_heads=None, alibi_bias_max=8, **kwargs):
+        check_positive_numbers(alibi_bias_max=alibi_bias_max)
         super().__init__(num_heads=num_heads, **kwargs)
         self.alibi_bias_max = alibi_bias_max
 

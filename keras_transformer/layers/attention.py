@@ -11,8 +11,16 @@ import keras
 from keras import ops
 
 from keras_transformer.layers import patterns
-from keras_transformer.layers.arguments import check_positive_integers
+from keras_transformer.layers.arguments import check_booleans, check_positive_integers, check_rates
 from keras_transformer.layers.attention_axes import AttentionAxes
+from keras_transformer.layers.attention_inputs import (
+    check_cache,
+    check_inputs,
+    check_is_cache,
+    check_same_dims,
+    integers_of_places,
+    places_of,
+)
 from keras_transformer.layers.dot_product import dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
@@ -139,8 +147,12 @@ class MultiHeadAttention(keras.layers.Layer):
                 "`num_heads` must be a multiple of `num_key_value_heads`. "
                 f"Received: num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
             )
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
-            raise ValueError(f"`dropout` must be a rate between 0 and 1. Received: dropout={dropout}")
+        check_rates(dropout=dropout)
+        check_booleans(use_bias=use_bias, use_gate=use_gate)
+        if flash_attention not in (None, True, False):
+            raise ValueError(
+                f"`flash_attention` must be True, False or None. Received: flash_attention={flash_attention!r}"
+            )
         if flash_attention is None and keras.config.is_flash_attention_enabled():
             flash_attention = True
         if flash_attention and dropout > 0:
@@ -155,6 +167,8 @@ class MultiHeadAttention(keras.layers.Layer):
         self.dropout = dropout
         self.use_bias = use_bias
         self._output_shape = _as_tuple(output_shape, "output_shape")
+        for width in self._output_shape or ():
+            check_positive_integers(output_shape=width)
         self.attention_axes = _as_tuple(attention_axes, "attention_axes")
         self.sliding_window = sliding_window
         self.flash_attention = flash_attention
@@ -183,7 +197,8 @@ class MultiHeadAttention(keras.layers.Layer):
                 )
             if shape[-1] is None:
                 raise ValueError(f"The last axis of `{name}` must be known. Received: shape={tuple(shape)}")
-        _check_same_dims(value_shape[:-1], key_shape[:-1])
+        check_same_dims(value_shape[:-1], key_shape[:-1])
+        self._widths = {"query": query_shape[-1], "value": value_shape[-1], "key": key_shape[-1]}
         self._axes = AttentionAxes(len(query_shape), self.attention_axes)
         groups = self.num_key_value_heads or self.num_heads
         self._query_dense = self._to_heads("query", query_shape, self.num_heads, self.key_dim)
@@ -263,6 +278,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
         `positions` `(S,)`, consecutive, `(1, S)` or `(B, S)`, are the keys'; None means 0 to S - 1.
         """
+        if not self.built:
+            raise ValueError("The layer must be built before it can project: call it first. Received: built=False")
         key = value if key is None else key
         if positions is None and self.position is not None:
             positions = ops.arange(self._axes.length(ops.shape(key)))
@@ -297,16 +314,21 @@ class MultiHeadAttention(keras.layers.Layer):
         positions=None,
         key_positions=None,
     ):
+        check_is_cache(cache)
         is_written = cache is not None and "position" in cache
         is_memory = cache is not None and not is_written
         self._check_call(query, value, key, cache, return_attention_scores, positions, key_positions, segment_ids)
+        positions, key_positions, segment_ids, key_segment_ids = integers_of_places(
+            places_of(self._axes, query),
+            places_of(self._axes, cache["key"] if is_memory else value),
+            positions,
+            key_positions,
+            segment_ids,
+            key_segment_ids,
+        )
 
         # Where the queries are, and the keys of this call.
         from_zero = cache is positions is key_positions is segment_ids is None
-        positions, key_positions, segment_ids, key_segment_ids = (
-            None if x is None else ops.cast(x, "int32")
-            for x in (positions, key_positions, segment_ids, key_segment_ids)
-        )
         query_dims = ops.shape(query)[:-1]
         if segment_ids is not None:
             positions = restarting_positions(segment_ids) if positions is None else positions
@@ -336,7 +358,7 @@ class MultiHeadAttention(keras.layers.Layer):
         elif is_written:
             seen_by_position.append(lambda _, key_position: key_position < cache["position"])
         visibility = Visibility(
-            attention_mask=self._axes.flatten_attention_mask(attention_mask, query_dims, source_dims),
+            attention_mask=self._axes.flatten_attention_mask(attention_mask, self.num_heads, query_dims, source_dims),
             query_mask=self._axes.flatten_padding_mask(query_mask, query_dims, "query_mask"),
             key_mask=_both(
                 self._axes.flatten_padding_mask(value_mask, source_dims, "value_mask"),
@@ -415,10 +437,12 @@ class MultiHeadAttention(keras.layers.Layer):
         if cache is None or "position" in cache:
             if value is None:
                 raise ValueError("`value` may be None only with a `cache` of `project_memory`. Received: value=None")
-            if key is not None:
-                _check_same_dims(value.shape[:-1], key.shape[:-1])
+            check_inputs(self._axes, self._widths, query=query, value=value, key=value if key is None else key)
+        else:
+            check_inputs(self._axes, self._widths, query=query)
         if cache is None:
             return
+        check_cache(cache, query, self.num_key_value_heads or self.num_heads, self.key_dim)
         if not self._axes.is_sequence:
             raise ValueError(
                 f"A `cache` is for sequences (batch, length, width). Received: a query of shape {tuple(query.shape)}"
@@ -434,7 +458,7 @@ class MultiHeadAttention(keras.layers.Layer):
         return previous_mask
 
     def compute_output_shape(self, query_shape, value_shape, key_shape=None):
-        _check_same_dims(value_shape[:-1], (key_shape or value_shape)[:-1])
+        check_same_dims(value_shape[:-1], (key_shape or value_shape)[:-1])
         return (*query_shape[:-1], *(self._output_shape or query_shape[-1:]))
 
     def compute_output_spec(self, *args, **kwargs):
@@ -497,16 +521,6 @@ def _both(first, second):
     if first is None or second is None:
         return second if first is None else first
     return ops.logical_and(first, second)
-
-
-def _check_same_dims(value_dims, key_dims):
-    if len(value_dims) != len(key_dims) or any(
-        isinstance(v, int) and isinstance(k, int) and v != k for v, k in zip(value_dims[1:], key_dims[1:])
-    ):
-        raise ValueError(
-            "All dimensions of `value` and `key`, except the last one, must be equal. "
-            f"Received: value's {tuple(value_dims)} and key's {tuple(key_dims)}"
-        )
 
 
 def _as_tuple(value, argument):

@@ -10,6 +10,7 @@ import math
 from keras import ops
 
 from keras_transformer.layers.masks import as_boolean
+from keras_transformer.layers.positions import axes_fit
 
 
 class AttentionAxes:
@@ -27,6 +28,7 @@ class AttentionAxes:
                 "`attention_axes` must be different axes of the inputs, neither the batch's (0) nor the last. "
                 f"Received: attention_axes={axes} with inputs of rank {rank}"
             )
+        self.rank = rank
         self.attended = attended
         self.batch = tuple(a for a in range(rank - 1) if a not in attended)
         self.is_sequence = rank == 3
@@ -77,14 +79,14 @@ class AttentionAxes:
         if len(received) == 2 and len(self.attended) == 1:
             for axis in sorted({*range(1, len(dims))} - {*self.attended}):
                 mask = ops.expand_dims(mask, axis)
-        if len(mask.shape) != len(dims) or not _fits(mask.shape, dims):
+        if len(mask.shape) != len(dims) or not axes_fit(mask.shape, dims):
             raise ValueError(
                 f"`{argument}` must have the shape of its input without the last axis, {_text(dims)}. "
                 f"Received: shape={received}. Who attends to whom, (T, S), goes into `attention_mask`."
             )
         return mask if self.is_sequence else self.flatten(ops.broadcast_to(mask, dims))
 
-    def flatten_attention_mask(self, mask, query_dims, source_dims):
+    def flatten_attention_mask(self, mask, heads, query_dims, source_dims):
         """bool, broadcastable to `(B, H, T, S)`, of a mask in Keras's shape.
 
         That is the shape of the scores, of which the axes before `*T` may be missing, all or all but the batch's.
@@ -93,12 +95,14 @@ class AttentionAxes:
         if mask is None:
             return None
         received = tuple(mask.shape)
-        shape = self.scores_shape(None, query_dims, source_dims)
+        shape = self.scores_shape(heads, query_dims, source_dims)
         pairs = 2 * len(self.attended)
-        if not pairs <= len(received) <= len(shape) or not _fits(received[-pairs:], shape[-pairs:]):
+        is_of_a_rank = pairs <= len(received) <= len(shape)
+        if not (is_of_a_rank and axes_fit(received[-pairs:], shape[-pairs:]) and axes_fit(received[:-pairs], shape)):
             allowed = "(T, S), (B, T, S) or (B, heads, T, S)" if self.is_sequence else "(*batch axes, heads, *T, *S)"
             raise ValueError(
-                f"`attention_mask` must have the shape {allowed} with (*T, *S) = {_text(shape[-pairs:])}. "
+                f"`attention_mask` must have the shape {allowed} with (*batch axes, heads) = {_text(shape[:-pairs])} "
+                f"and (*T, *S) = {_text(shape[-pairs:])}. "
                 f"Received: shape={received}. A padding mask (B, S) goes into `padding_mask` or `value_mask`."
             )
         if len(received) == pairs:
@@ -111,10 +115,6 @@ class AttentionAxes:
         mask = ops.broadcast_to(mask, (*shape[: cut - 1], heads, *shape[cut:]))
         batch = math.prod(shape[: cut - 1])
         return ops.reshape(mask, (batch, heads, self.length(query_dims), self.length(source_dims)))
-
-
-def _fits(shape, sizes):
-    return all(a in (None, 1, b) for a, b in zip(shape, sizes) if isinstance(b, int))
 
 
 def _text(dims):

@@ -2,7 +2,12 @@
 
 import keras
 
-from keras_transformer.layers.arguments import check_positive_integers
+from keras_transformer.layers.arguments import (
+    check_booleans,
+    check_positive_integers,
+    check_positive_numbers,
+    check_rates,
+)
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
@@ -57,6 +62,11 @@ class Block(keras.layers.Layer):
         check_positive_integers(intermediate_dim=intermediate_dim, num_heads=num_heads)
         if key_dim is not None:
             check_positive_integers(key_dim=key_dim)
+        check_rates(dropout=dropout)
+        if attention_dropout is not None:
+            check_rates(attention_dropout=attention_dropout)
+        check_positive_numbers(layer_norm_epsilon=layer_norm_epsilon)
+        check_booleans(normalize_first=normalize_first)
         self.intermediate_dim = intermediate_dim
         self.num_heads = num_heads
         self.dropout = dropout

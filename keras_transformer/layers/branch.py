@@ -35,7 +35,7 @@ class StochasticDepth(Dropout):
     """
 
     def __init__(self, rate, seed=None, **kwargs):
-        if not 0 <= rate < 1:
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
             raise ValueError(f"`rate` must be a probability of at least 0 and below 1. Received: rate={rate}")
         super().__init__(rate, seed=seed, **kwargs)
 
@@ -61,6 +61,8 @@ class LayerScale(keras.layers.Layer):
     """
 
     def __init__(self, initial_value=1e-5, **kwargs):
+        if not isinstance(initial_value, (int, float)):
+            raise ValueError(f"`initial_value` must be a number. Received: initial_value={initial_value!r}")
         super().__init__(**kwargs)
         self.initial_value = initial_value
         self.supports_masking = True

@@ -56,6 +56,14 @@ class DecoderBlock(Block):
 
         `batch_size` may be a multiple `n` of the batch of `encoder_sequence`: `n` rows then share a sentence.
         """
+        if not self.built:
+            raise ValueError("The block must be built before it can make a cache: call it first. Received: built=False")
+        if (encoder_sequence is None) != (self._cross_attention_layer is None):
+            built, made = ("with", "without") if encoder_sequence is None else ("without", "with")
+            raise ValueError(
+                f"This `DecoderBlock` was built {built} `encoder_sequence`, and a cache is asked for {made} it. "
+                "Build one block for each use."
+            )
         cache = {"self": self._self_attention_layer.make_cache(batch_size, max_length)}
         if self._cross_attention_layer is not None:
             cache["cross"] = self._cross_attention_layer.project_memory(encoder_sequence)
@@ -77,7 +85,7 @@ class DecoderBlock(Block):
         encoder_segment_ids=None,
         positions=None,
     ):
-        has_memory = encoder_sequence is not None or (cache is not None and "cross" in cache)
+        has_memory = encoder_sequence is not None or (isinstance(cache, dict) and "cross" in cache)
         if has_memory != (self._cross_attention_layer is not None):
             built, called = ("with", "without") if not has_memory else ("without", "with")
             raise ValueError(
@@ -89,6 +97,8 @@ class DecoderBlock(Block):
                 "`encoder_segment_ids` says which segment of the encoder a query may attend to, by the query's own. "
                 "Received: segment_ids=None. Pass `segment_ids` too."
             )
+        if cache is not None and (not isinstance(cache, dict) or "self" not in cache):
+            raise ValueError(f"`cache` must be a value of `make_cache`. Received: cache={cache!r}")
         if decoder_padding_mask is None and cache is None:
             decoder_padding_mask = keras_mask(decoder_sequence)
         if encoder_padding_mask is None:

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_transformer.layers.arguments import check_rates
+
 
 def random_bits(indices, seed):
     """Evenly distributed int32, one for each int32 of `indices`: their hash, keyed by `seed`, two integers.
@@ -50,6 +52,12 @@ class Dropout(keras.layers.Dropout):
     """
 
     def __init__(self, rate, seed=None, **kwargs):
+        check_rates(rate=rate)
+        if kwargs.get("noise_shape") is not None:
+            raise ValueError(
+                "`noise_shape` is not supported: use `keras.layers.Dropout`. "
+                f"Received: noise_shape={kwargs['noise_shape']}"
+            )
         super().__init__(rate, seed=seed, **kwargs)
 
     def call(self, inputs, training=False):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_transformer.layers.arguments import check_positive_integers
+from keras_transformer.layers.arguments import check_booleans, check_positive_integers, check_rank, check_rates
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.projection import project
@@ -37,6 +37,8 @@ class FeedForward(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         check_positive_integers(intermediate_dim=intermediate_dim)
+        check_rates(dropout=dropout)
+        check_booleans(use_bias=use_bias)
         self.intermediate_dim = intermediate_dim
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
@@ -46,6 +48,7 @@ class FeedForward(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, inputs_shape):
+        check_rank("inputs", inputs_shape, 2, "(..., D)")
         self._intermediate_dense = self._dense(inputs_shape, self.intermediate_dim, "intermediate_dense")
         self._output_dense = self._dense((*inputs_shape[:-1], self.intermediate_dim), inputs_shape[-1], "output_dense")
         self._dropout = Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")

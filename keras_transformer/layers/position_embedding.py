@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_transformer.layers.arguments import check_positive_integers, check_rank
 from keras_transformer.layers.positions import as_positions
 
 
@@ -47,9 +48,8 @@ class PositionEmbedding(keras.layers.Layer):
 
     def __init__(self, sequence_length, initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
-        if sequence_length is None or int(sequence_length) < 1:
-            raise ValueError(f"`sequence_length` must be a positive integer. Received: {sequence_length}")
-        self.sequence_length = int(sequence_length)
+        check_positive_integers(sequence_length=sequence_length)
+        self.sequence_length = sequence_length
         self.initializer = keras.initializers.get(initializer)
         self.supports_masking = True
 
@@ -62,12 +62,14 @@ class PositionEmbedding(keras.layers.Layer):
         )
 
     def call(self, inputs, start_index=0, positions=None):
+        check_rank("inputs", inputs.shape, 2, "(B, T, D)")
         if positions is None:
             length = inputs.shape[-2]
             if isinstance(start_index, int):
                 self._check_reach(start_index, length)
             positions = ops.cast(start_index, "int32") + ops.arange(ops.shape(inputs)[-2], dtype="int32")
-        rows = ops.take(self.position_embeddings, as_positions(positions), axis=0)
+        positions = as_positions(positions, of=(None, None, *inputs.shape)[-3:])
+        rows = ops.take(self.position_embeddings, positions, axis=0)
         return ops.broadcast_to(ops.cast(rows, self.compute_dtype), ops.shape(inputs))
 
     def add(self, x, positions):
@@ -77,7 +79,7 @@ class PositionEmbedding(keras.layers.Layer):
             x: `(B, T, D)`.
             positions: `(T,)`, consecutive, or `(1|B, T)`.
         """
-        positions = as_positions(positions)
+        positions = as_positions(positions, of=x.shape)
         if len(positions.shape) == 1:
             self._check_reach(0, positions.shape[0])
         if not self.built:

@@ -32,10 +32,12 @@ class PositionScores(keras.layers.Layer):
             query_positions, key_positions: integers `(T,)`, `(S,)`, consecutive, or `(1|B, T)`, `(1|B, S)`.
         """
         query = ops.convert_to_tensor(query)
+        self.check_query(query.shape)
         if not self.built:
             self.build(query.shape)
-        query_positions = as_positions(query_positions, "query_positions")
-        return self.compute_scores(query, query_positions, as_positions(key_positions, "key_positions"))
+        query_positions = as_positions(query_positions, "query_positions", of=query.shape)
+        key_positions = as_positions(key_positions, "key_positions", of=(query.shape[0], None))
+        return self.compute_scores(query, query_positions, key_positions)
 
     def compute_scores(self, query, query_positions, key_positions):
         """`scores` of tensors, the positions int32."""
@@ -47,6 +49,12 @@ class PositionScores(keras.layers.Layer):
     def compute_mask(self, inputs, previous_mask=None):
         """None: the mask of the queries has no meaning for their scores."""
         return None
+
+    def check_query(self, shape):
+        if len(shape) != 4:
+            raise ValueError(
+                f"`query` must be of the shape (B, T, H, K), with the heads apart. Received: shape={tuple(shape)}"
+            )
 
     def check_heads(self, found, expected):
         if found != expected:

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.layers.angles import sine_and_cosine
+from keras_transformer.layers.arguments import check_positive_numbers, check_rank
 from keras_transformer.layers.positions import as_positions
 
 
@@ -56,18 +57,20 @@ class PositionalEncoding(keras.layers.Layer):
     """
 
     def __init__(self, max_wavelength=10000.0, **kwargs):
+        check_positive_numbers(max_wavelength=max_wavelength)
         super().__init__(**kwargs)
         self.max_wavelength = max_wavelength
         self.supports_masking = True
 
     def call(self, inputs, positions=None):
+        check_rank("inputs", inputs.shape, 2, "(B, T, D)")
         if positions is None:
             positions = ops.arange(ops.shape(inputs)[-2])
         return self.add(ops.cast(inputs, self.compute_dtype), positions)
 
     def add(self, x, positions):
         """`x + PE`: of the shape and dtype of `x`, `(B, T, D)`, for positions `(T,)` or `(1|B, T)`."""
-        encoding = sinusoids(as_positions(positions), x.shape[-1], self.max_wavelength)
+        encoding = sinusoids(as_positions(positions, of=(None, None, *x.shape)[-3:]), x.shape[-1], self.max_wavelength)
         wide = keras.backend.result_type(x.dtype, "float32")
         return ops.cast(ops.cast(x, wide) + ops.cast(encoding, wide), x.dtype)
 

@@ -8,8 +8,12 @@ import keras
 from keras import ops
 
 
-def as_positions(positions, argument="positions"):
-    """`positions` as an int32 tensor of rank 1 or 2."""
+def as_positions(positions, argument="positions", of=None):
+    """`positions` as an int32 tensor of rank 1 or 2.
+
+    Args:
+        of: the shape `(B, T, ...)` of what they are the positions of; None: not checked.
+    """
     positions = ops.convert_to_tensor(positions)
     dtype = keras.backend.standardize_dtype(positions.dtype)
     if "int" not in dtype or len(positions.shape) not in (1, 2):
@@ -17,7 +21,19 @@ def as_positions(positions, argument="positions"):
             f"`{argument}` must be integers of the shape (length,) or (batch, length). "
             f"Received: dtype={dtype}, shape={tuple(positions.shape)}. Cast them, or add or take away an axis."
         )
+    if of is not None:
+        found = (1, *positions.shape)[-2:]
+        if not axes_fit(found, of) or (found[1] == 1 and of[1] not in (1, None)):
+            raise ValueError(
+                f"`{argument}` must be one for each place along the sequence, of the shape ({of[1]},), (1, {of[1]}) "
+                f"or ({of[0]}, {of[1]}). Received: shape={tuple(positions.shape)}"
+            )
     return ops.cast(positions, "int32")
+
+
+def axes_fit(shape, expected):
+    """Whether each axis is 1 or as expected, as far as both are known."""
+    return all(a in (1, b) for a, b in zip(shape, expected) if isinstance(a, int) and isinstance(b, int))
 
 
 def relative_positions(query_positions, key_positions):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.layers.arguments import check_booleans, check_positive_integers
 from keras_transformer.layers.position_scores import PositionScores
 from keras_transformer.layers.positions import diagonals, relative_positions, skew
 
@@ -91,6 +92,8 @@ class RelativePositionBias(PositionScores):
         embeddings_initializer="uniform",
         **kwargs,
     ):
+        check_positive_integers(num_buckets=num_buckets, max_distance=max_distance)
+        check_booleans(bidirectional=bidirectional)
         sides = 2 if bidirectional else 1
         if num_buckets < 2 * sides or num_buckets % sides:
             raise ValueError(
@@ -111,6 +114,7 @@ class RelativePositionBias(PositionScores):
             self.build_for_attention(num_heads, None)
 
     def build(self, query_shape):
+        self.check_query(query_shape)
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.num_buckets, query_shape[2]),

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_transformer.layers.arguments import check_booleans, check_one_of, check_positive_integers
 from keras_transformer.layers.position_scores import PositionScores
 from keras_transformer.layers.positions import diagonals, relative_positions, skew
 
@@ -73,8 +74,10 @@ class RelativePositionEmbedding(PositionScores):
     ):
         if not isinstance(max_distance, int) or max_distance < 0:
             raise ValueError(f"`max_distance` must be an integer of at least 0. Received: max_distance={max_distance}")
-        if beyond not in BEYOND:
-            raise ValueError(f"`beyond` must be one of {BEYOND}. Received: beyond={beyond!r}")
+        check_one_of(BEYOND, beyond=beyond)
+        check_booleans(bidirectional=bidirectional, per_head=per_head)
+        if key_dim is not None:
+            check_positive_integers(key_dim=key_dim)
         super().__init__(num_heads=num_heads, **kwargs)
         self.max_distance = max_distance
         self.bidirectional = bidirectional
@@ -86,6 +89,7 @@ class RelativePositionEmbedding(PositionScores):
             self.build_for_attention(num_heads, key_dim)
 
     def build(self, query_shape):
+        self.check_query(query_shape)
         heads, width = query_shape[2:]
         rows = self.max_distance * (2 if self.bidirectional else 1) + 1
         self.embeddings = self.add_weight(

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.layers.angles import sine_and_cosine
+from keras_transformer.layers.arguments import check_booleans, check_one_of, check_positive_numbers
 from keras_transformer.layers.positions import as_positions
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
@@ -124,9 +125,12 @@ class RotaryEmbedding(keras.layers.Layer):
         dynamic_length=None,
         **kwargs,
     ):
-        if rope_type not in ROPE_TYPES:
-            raise ValueError(f"`rope_type` must be one of {ROPE_TYPES}. Received: rope_type={rope_type!r}")
-        if rotary_dim is not None and (rotary_dim <= 0 or rotary_dim % 2):
+        check_one_of(ROPE_TYPES, rope_type=rope_type)
+        check_positive_numbers(
+            max_wavelength=max_wavelength, scaling_factor=scaling_factor, beta_fast=beta_fast, beta_slow=beta_slow
+        )
+        check_booleans(truncate=truncate, interleaved=interleaved)
+        if rotary_dim is not None and (not isinstance(rotary_dim, int) or rotary_dim <= 0 or rotary_dim % 2):
             raise ValueError(f"`rotary_dim` must be a positive even number or None. Received: rotary_dim={rotary_dim}")
         super().__init__(**kwargs)
         self.max_wavelength = max_wavelength
@@ -189,7 +193,7 @@ class RotaryEmbedding(keras.layers.Layer):
                 f"Rotary dimension must be even and at most the number of channels. Received: {turned} to turn of "
                 f"{width} in an input of shape {tuple(x.shape)}. Give `rotary_dim`, or pad."
             )
-        positions = as_positions(positions)
+        positions = as_positions(positions, of=x.shape)
         sine, cosine = sine_and_cosine(positions, self.frequencies(turned))
         if self.rope_type == "yarn":
             temperature = 0.1 * math.log(self.scaling_factor) + 1.0
@@ -206,8 +210,8 @@ class RotaryEmbedding(keras.layers.Layer):
         axes = []
         for name in ("sequence_axis", "feature_axis"):
             axis = getattr(self, name)
-            if not -rank <= axis < rank:
-                raise ValueError(f"{name} {axis} is out of range for input with rank {rank}")
+            if not isinstance(axis, int) or not -rank <= axis < rank:
+                raise ValueError(f"{name} {axis} is out of range for input with rank {rank}. Received: {name}={axis!r}")
             axes.append(axis % rank)
         if axes[0] == axes[1]:
             raise ValueError(

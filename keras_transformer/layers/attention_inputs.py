@@ -1,0 +1,102 @@
+"""What attention checks of the tensors of a call: shapes against each other and against those it was built for.
+
+A mistake is named here, by argument, rather than by the backend and the product in which it comes to light.
+"""
+
+import keras
+
+from keras_transformer.layers.positions import as_positions, axes_fit
+
+
+def check_same_dims(value_dims, key_dims):
+    if len(value_dims) != len(key_dims) or any(
+        isinstance(v, int) and isinstance(k, int) and v != k for v, k in zip(value_dims[1:], key_dims[1:])
+    ):
+        raise ValueError(
+            "All dimensions of `value` and `key`, except the last one, must be equal. "
+            f"Received: value's {tuple(value_dims)} and key's {tuple(key_dims)}"
+        )
+
+
+def check_inputs(axes, widths, **inputs):
+    """`inputs`, query or query, value and key, against the rank of `axes` and the `widths` by name."""
+    for name, x in inputs.items():
+        if len(x.shape) != axes.rank or x.shape[-1] not in (None, widths[name]):
+            raise ValueError(
+                f"`{name}` must have rank {axes.rank} and the width {widths[name]}, for which this layer was built. "
+                f"Received: shape={tuple(x.shape)}"
+            )
+    if "value" not in inputs:
+        return
+    check_same_dims(inputs["value"].shape[:-1], inputs["key"].shape[:-1])
+    first, *others = ([x.shape[a] for a in axes.batch] for x in inputs.values())
+    if not all(axes_fit(batch, first) or axes_fit(first, batch) for batch in others):
+        raise ValueError(
+            "`query`, `value` and `key` must have the same batch. Received: shapes "
+            + ", ".join(str(tuple(x.shape)) for x in inputs.values())
+        )
+
+
+def check_is_cache(cache):
+    if cache is not None and not (isinstance(cache, dict) and {"key", "value"} <= set(cache)):
+        raise ValueError(
+            "`cache` must be a value of this layer's `make_cache` or `project_memory`. "
+            f"Received: cache={keras.tree.map_structure(lambda x: tuple(getattr(x, 'shape', ())), cache)}, by shapes"
+        )
+
+
+def check_cache(cache, query, heads, width):
+    """`cache` against `query` `(B, T, D)` and the layer's heads of keys and their width."""
+    batch, room, *of_keys = cache["key"].shape
+    rows, length = query.shape[:2]
+    if of_keys != [heads, width]:
+        raise ValueError(
+            f"`cache` must hold {heads} heads of keys of width {width}, as a value of this layer's `make_cache` or "
+            f"`project_memory`. Received: keys of the shape {tuple(cache['key'].shape)}"
+        )
+    if "position" not in cache:
+        if isinstance(rows, int) and isinstance(batch, int) and batch and rows % batch:
+            raise ValueError(
+                "The batch of `query` must be a multiple of that of the memory in `cache`, rows of which share a row. "
+                f"Received: {rows} and {batch}"
+            )
+    elif not axes_fit([rows], [batch]) or (isinstance(length, int) and isinstance(room, int) and length > room):
+        raise ValueError(
+            f"`query` must have the batch {batch} and at most the length {room} for which its `cache` was made. "
+            f"Received: shape={tuple(query.shape)}. Make the cache for this batch, with a larger `max_length`."
+        )
+
+
+def places_of(axes, x):
+    """Batch and length of `x`, None where they are not known."""
+    dims = tuple(x.shape[a] for a in (*axes.batch, *axes.attended))
+    if len(dims) == 2:
+        return dims
+    return None, axes.length(x.shape) if None not in dims else None
+
+
+def integers_of_places(queries, sources, positions, key_positions, segment_ids, key_segment_ids):
+    """The last four as int32 tensors of rank 2, or None. Those that are given need not be consecutive.
+
+    Args:
+        queries, sources: what `places_of` says of them.
+    """
+    if key_segment_ids is not None and segment_ids is None:
+        raise ValueError(
+            "`key_segment_ids` are the segments of keys, which a query sees if they are its own. "
+            "Received: segment_ids=None. Pass `segment_ids` too."
+        )
+    given = {
+        "positions": (positions, queries),
+        "key_positions": (key_positions, sources),
+        "segment_ids": (segment_ids, queries),
+        "key_segment_ids": (key_segment_ids, sources),
+    }
+    found = {name: None if x is None else as_positions(x, name, of) for name, (x, of) in given.items()}
+    for name in ("positions", "segment_ids"):
+        if found[name] is not None and found[f"key_{name}"] is None and not axes_fit(queries[1:], sources[1:]):
+            raise ValueError(
+                f"`key_{name}` is needed where there are not as many keys as queries. "
+                f"Received: `{name}` for {queries[1]} queries, and {sources[1]} keys"
+            )
+    return [x[None] if x is not None and len(x.shape) == 1 else x for x in found.values()]
