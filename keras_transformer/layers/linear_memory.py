@@ -54,6 +54,9 @@ def linear_memory_attention(query, key, value, visibility, position=None, dropou
     Returns:
         `(B, T, H, V)` in the dtype of `query`. A query with nothing to attend to gets exactly zero.
 
+    Raises:
+        ValueError: if the heads of keys do not divide those of the queries.
+
     Example:
 
     >>> import numpy as np
@@ -160,6 +163,11 @@ class _Plan(NamedTuple):
 
 def _plan(query, key, visibility, position, dropout, query_block, key_block):
     (batch, queries, heads, width), (_, keys, groups, _) = ops.shape(query), ops.shape(key)
+    if heads % groups:
+        raise ValueError(
+            f"The heads of `key` must divide those of `query`, {heads}. Received: {groups} heads of keys, "
+            f"key.shape={tuple(key.shape)}. Project to a divisor of {heads} heads, as `num_key_value_heads` does."
+        )
     query_block, key_block = _even_block(queries, query_block), _even_block(keys, key_block)
     query_positions, key_positions = (
         tf.range(length) if positions is None else tf.cast(positions, tf.int32)
@@ -324,7 +332,8 @@ def _backward(plan, query, key, value, output, log_sums, output_gradient, variab
         *(tf.zeros(x.shape, x.dtype) for x in variables),
     )
     key_gradient, value_gradient = (
-        tf.cast(_join(tf.linalg.matrix_transpose(x.stack()), plan.batch, plan.keys), key.dtype) for x in sums[:2]
+        tf.cast(_join(tf.linalg.matrix_transpose(sum.stack()), plan.batch, plan.keys), x.dtype)
+        for sum, x in zip(sums, (key, value))
     )
     return [_join(query_gradients.stack(), plan.batch, plan.queries), key_gradient, value_gradient, *sums[2:]]
 
