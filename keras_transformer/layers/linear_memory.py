@@ -231,11 +231,12 @@ class _Seen(NamedTuple):
         seen = tf.cast(tf.reshape(seen.stack(), shape), tf.int32)
         return cls(tf.argsort(seen, direction="DESCENDING", stable=True), tf.reduce_sum(seen, axis=1))
 
-    def index(self, n, nth):
+    def block(self, n, nth):
         """Which block of keys is the `nth` that block `n` of the queries sees."""
         return nth if self.indices is None else self.indices[n, nth]
 
-    def count(self, n):
+    def blocks(self, n):
+        """How many it sees."""
         return self.counts if self.indices is None else self.counts[n]
 
 
@@ -251,7 +252,7 @@ def _forward(plan, seen, query, key, value):
         queries = tf.cast(original, plan.dtype)
 
         def of_key_block(nth, greatest, total, weighted):
-            j = seen.index(n, nth)
+            j = seen.block(n, nth)
             block, mask = plan.block(row, i, j)
             keys, values = (tf.cast(x[row * plan.key_blocks + j], plan.dtype) for x in (key_blocks, value_blocks))
             scores = _hide(mask, _add(plan.products(queries, keys), plan.added(original, block)))
@@ -263,7 +264,7 @@ def _forward(plan, seen, query, key, value):
             return nth + 1, new, total, weighted
 
         _, greatest, total, weighted = _loop(
-            seen.count(n),
+            seen.blocks(n),
             of_key_block,
             # Finite: -inf less this is -inf, and not NaN, in a row that sees nothing.
             tf.fill((*queries.shape[:2], 1), tf.constant(plan.dtype.min / 2, plan.dtype)),
@@ -306,7 +307,7 @@ def _backward(plan, seen, query, key, value, output, log_sums, output_gradient, 
         queries_t, gradients_t = (tf.linalg.matrix_transpose(plan.by_group(x)) for x in (queries, gradients))
 
         def of_key_block(nth, query_gradient, key_gradients, value_gradients, *variable_gradients):
-            j = seen.index(n, nth)
+            j = seen.block(n, nth)
             at = row * plan.key_blocks + j
             block, mask = plan.block(row, i, j)
             keys, values = (tf.cast(x[at], plan.dtype) for x in (key_blocks, value_blocks))
@@ -330,7 +331,7 @@ def _backward(plan, seen, query, key, value, output, log_sums, output_gradient, 
             return nth + 1, query_gradient, key_gradients, value_gradients, *variable_gradients
 
         _, query_gradient, *rest = _loop(
-            seen.count(n),
+            seen.blocks(n),
             of_key_block,
             tf.zeros_like(queries),
             key_gradients,
