@@ -10,7 +10,6 @@ from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.encoder_block import EncoderBlock
 from keras_transformer.layers.feed_forward import FeedForward, GatedFeedForward
 from keras_transformer.layers.initializers import ProjectionGlorotUniform
-from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.position_embedding import PositionEmbedding
 from keras_transformer.layers.positional_encoding import PositionalEncoding
 from keras_transformer.layers.relative_position_bias import RelativePositionBias
@@ -25,7 +24,6 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "GatedFeedForward",
-    "LayerNormalization",
     "LayerScale",
     "MultiHeadAttention",
     "PositionEmbedding",

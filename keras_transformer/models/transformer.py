@@ -6,16 +6,10 @@ import keras
 from keras import ops
 
 from keras_transformer import generation
-from keras_transformer.layers import (
-    DecoderBlock,
-    Dropout,
-    EncoderBlock,
-    LayerNormalization,
-    PositionalEncoding,
-    ProjectionGlorotUniform,
-)
+from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
 from keras_transformer.layers.arguments import check_positive_integers
 from keras_transformer.layers.block import patterns_config, set_patterns
+from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import clone
 from keras_transformer.layers.results import pack, unpack
 from keras_transformer.models.decoding import CachedDecoder
