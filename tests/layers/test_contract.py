@@ -23,6 +23,16 @@ KERAS_OWNS = {"output_shape", *constructor(keras.layers.Layer), "activity_regula
 HALF_PRECISION = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 each = pytest.mark.parametrize("name", CASES)
+FIRST = set({case.layer: name for name, case in reversed(CASES.items())}.values())
+
+
+def first_of_each_layer(names):
+    """Quick for the first case of each layer; the others are slow."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in names]
+    )
+
+
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="a fact about TensorFlow")
 
 
@@ -111,10 +121,7 @@ def test_symbolic_shapes_and_dtypes_are_the_real_ones(name):
             assert unknown.shape[-1:] == tuple(x.shape[-1:])
 
 
-@on_tensorflow
-@each
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_graph_and_xla_equal_eager(name, jit_compile):
+def assert_compiled_equals_eager(name, jit_compile):
     import tensorflow as tf
 
     case, layer = CASES[name], built(name)
@@ -123,6 +130,18 @@ def test_graph_and_xla_equal_eager(name, jit_compile):
     found = outputs(tf.function(lambda inputs: call(layer, case, inputs), jit_compile=jit_compile)(inputs))
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max(initial=0)))
+
+
+@on_tensorflow
+@each
+def test_a_graph_equals_eager(name):
+    assert_compiled_equals_eager(name, jit_compile=False)
+
+
+@on_tensorflow
+@first_of_each_layer(CASES)
+def test_xla_equals_eager(name):
+    assert_compiled_equals_eager(name, jit_compile=True)
 
 
 # ---- gradients and precision
@@ -213,7 +232,7 @@ def test_a_functional_model_is_saved_and_loaded(name, tmp_path):
     assert_survives(functional(built(name), case), inputs, tmp_path / "model.keras")
 
 
-@pytest.mark.parametrize("name", {case.layer: name for name, case in reversed(CASES.items())}.values())
+@pytest.mark.parametrize("name", sorted(FIRST))
 def test_a_subclassed_model_is_saved_and_loaded(name, tmp_path):
     case = CASES[name]
     inputs = {key: x for key, x in case.inputs.items() if isinstance(x, np.ndarray) and x.dtype == "float32"}
@@ -284,7 +303,7 @@ def projections(layer):
 PROJECTING = [name for name, case in CASES.items() if case.layer.__name__.endswith(("Attention", "Block", "Forward"))]
 
 
-@pytest.mark.parametrize("name", PROJECTING)
+@first_of_each_layer(PROJECTING)
 def test_lora_of_each_projection_counts(name):
     case, layer = CASES[name], built(name)
     inputs = cast(case.inputs, "float32")
@@ -303,13 +322,11 @@ def test_lora_of_each_projection_counts(name):
     assert len(found) == sum("kernel" in w.path.split("/")[-1] and "lora" not in w.name for w in layer.weights)
 
 
-QUICK = {"attention", "feed-forward", "gated feed-forward"}
-
-
 # Keras's `quantize` warns of each layer that has nothing to quantize, its own `InputLayer` too.
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PROJECTING]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if "block" in name or " of " in name else ()) for name in PROJECTING],
 )
 def test_a_quantized_model_is_near_its_own_before(name):
     case, layer = CASES[name], built(name)

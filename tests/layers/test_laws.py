@@ -25,6 +25,7 @@ from keras_transformer.layers import (
     RotaryEmbedding,
     SandwichNorm,
     StochasticDepth,
+    attention,
 )
 
 BACKEND = keras.backend.backend()
@@ -42,6 +43,18 @@ POSITIONS = {
     ),
 }
 DTYPES = ["float32", "mixed_float16", "mixed_bfloat16", "float16"]
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    """Takes back what `choose_path` did."""
+    monkeypatch.setattr(attention, "LONG", attention.LONG)
+
+
+def choose_path(is_long):
+    """On TensorFlow all sequences from `LONG` on are attended to block by block: those of this example, or none."""
+    attention.LONG = 1 if is_long else 1 << 40
+
 
 each_position = pytest.mark.parametrize("position", POSITIONS)
 sizes = st.integers(1, 5)
@@ -76,8 +89,10 @@ def attentions(draw, position=None, dtypes=("float32",), dropout=0.0):
         "sliding_window": draw(st.none() | st.integers(1, 6)),
         "dtype": draw(st.sampled_from(dtypes)),
     }
+    is_long = draw(st.booleans())
 
     def made():
+        choose_path(is_long)
         layer = MultiHeadAttention(position=POSITIONS[position](), dropout=dropout, **arguments)
         layer.build((None, None, width), (None, None, width))
         return randomised(layer), width
@@ -97,8 +112,10 @@ def blocks(draw, kind, position=None, dtypes=("float32",), dropout=0.0):
         "normalize_first": draw(st.booleans()),
         "dtype": draw(st.sampled_from(dtypes)),
     }
+    is_long = draw(st.booleans())
 
     def made():
+        choose_path(is_long)
         parts = {}
         if has_parts:
             parts = {
@@ -209,14 +226,14 @@ def check_causality(data, jit):
     assert (gradient[:, cut:] == 0).all()
 
 
-@examples(15)
+@examples(8)
 @given(st.data())
 def test_no_query_sees_what_comes_after_it(data):
     check_causality(data, jit=False)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
-@examples(3)
+@examples(2)
 @given(st.data())
 def test_no_query_sees_what_comes_after_it_under_jit(data):
     check_causality(data, jit=True)
@@ -240,7 +257,7 @@ def test_no_query_sees_what_comes_after_it_at_length(data):
 # ---- padding, batch, order
 
 
-@examples(25)
+@examples(12)
 @given(any_layers(), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.booleans())
 def test_padding_changes_nothing_real(drawn, batch, length, more, in_front):
     (layer, width), arguments = drawn(), {}
@@ -256,7 +273,7 @@ def test_padding_changes_nothing_real(drawn, batch, length, more, in_front):
     np.testing.assert_allclose(found[:, real], expected, atol=1e-5)
 
 
-@examples(15)
+@examples(8)
 @given(any_layers(), st.integers(2, 4), st.integers(1, 6), st.data())
 def test_a_row_is_the_same_alone_and_in_a_batch(drawn, batch, length, data):
     (layer, width), arguments = drawn(), {}
@@ -268,7 +285,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(drawn, batch, length, data):
         np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-5)
 
 
-@examples(15)
+@examples(8)
 @given(any_layers(position="none"), st.integers(1, 3), st.data())
 def test_without_positions_order_is_carried_through(drawn, batch, data):
     layer, width = drawn()
@@ -287,7 +304,7 @@ def test_without_positions_order_is_carried_through(drawn, batch, data):
 
 
 @each_position
-@examples(4)
+@examples(3)
 @given(st.data())
 def test_every_split_into_prefill_and_steps_gives_the_same(position, data):
     layer, width = data.draw(causal_layers(position=position))()
@@ -368,9 +385,10 @@ def check_blind(layer, call, rows, with_scores, dtype):
 def seeing_attentions(draw, dropout=0.0):
     groups, repeats = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     position, dtype = draw(st.sampled_from(list(POSITIONS))), draw(st.sampled_from(DTYPES))
-    value_dim = draw(st.sampled_from([3, 4]))
+    value_dim, is_long = draw(st.sampled_from([3, 4])), draw(st.booleans())
 
     def made():
+        choose_path(is_long)
         layer = MultiHeadAttention(
             groups * repeats,
             4,
@@ -387,7 +405,7 @@ def seeing_attentions(draw, dropout=0.0):
 
 
 @pytest.mark.parametrize("mask", BLIND)
-@examples(5)
+@examples(3)
 @given(seeing_attentions(), st.booleans())
 def test_what_sees_nothing_is_zero(mask, drawn, with_scores):
     layer = drawn()
@@ -401,7 +419,7 @@ def test_what_sees_nothing_is_zero(mask, drawn, with_scores):
     check_blind(layer, call, blind_rows(mask), with_scores, layer.compute_dtype)
 
 
-@examples(8)
+@examples(5)
 @given(st.data(), st.booleans())
 def test_what_sees_nothing_is_zero_with_dropout(data, with_scores):
     layer = data.draw(seeing_attentions(dropout=0.1))()
@@ -418,7 +436,7 @@ def test_what_sees_nothing_is_zero_with_dropout(data, with_scores):
 
 
 @pytest.mark.parametrize("mask", IN_MEMORY)
-@examples(3)
+@examples(2)
 @given(seeing_attentions(), st.booleans(), st.integers(1, 3))
 def test_what_sees_nothing_of_a_memory_is_zero(mask, drawn, with_scores, beams):
     layer = drawn()
@@ -444,7 +462,7 @@ def test_what_sees_nothing_of_a_memory_is_zero(mask, drawn, with_scores, beams):
     check_blind(layer, call, np.repeat(blind_rows(mask), beams, axis=0), with_scores, layer.compute_dtype)
 
 
-@examples(8)
+@examples(5)
 @given(seeing_attentions(), st.booleans())
 def test_what_sees_nothing_of_a_cache_is_zero(drawn, with_scores):
     """A left-padded prompt: its first positions, and all of the second row, see nothing."""
@@ -487,7 +505,9 @@ half = pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 
 @half
 @pytest.mark.parametrize("name", LARGE)
-def test_large_activations_and_much_padding_in_half_precision(name, dtype):
+@pytest.mark.parametrize("is_long", [False, True] if BACKEND == "tensorflow" else [False])
+def test_large_activations_and_much_padding_in_half_precision(name, dtype, is_long):
+    choose_path(is_long)
     layer, width, length = LARGE[name](dtype=dtype), 12, 60
     x, memory = 100 * normal(B, length, width), 100 * normal(B, length + 10, width, seed=1)
     mask = padding(length, length // 10, 0)

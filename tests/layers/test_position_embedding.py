@@ -97,7 +97,5 @@ def test_sequences_longer_than_the_table_are_refused(layer):
 
 @pytest.mark.parametrize("length", [None, 0, -3])
 def test_tables_of_no_length_are_refused(length):
-    with pytest.raises(
-        ValueError, match=f"`sequence_length` must be a positive integer. Received: sequence_length={length}"
-    ):
+    with pytest.raises(ValueError, match=f"`sequence_length` must be a positive.*sequence_length={length}"):
         PositionEmbedding(length)

@@ -171,7 +171,7 @@ def subclassed():
 
 MODELS = [
     (functional, "mixed_bfloat16"),
-    (subclassed, "float32"),
+    pytest.param((subclassed, "float32"), marks=pytest.mark.slow),
     pytest.param((functional, "float32"), marks=pytest.mark.slow),
     pytest.param((subclassed, "mixed_bfloat16"), marks=pytest.mark.slow),
     pytest.param((sequential, "float32"), marks=pytest.mark.slow),
