@@ -46,8 +46,10 @@ class Dropout(keras.layers.Dropout):
             return inputs
         bits = random_bits(ops.shape(inputs), self.seed_generator.next())
         dropped = bits < int(self.rate * (1 << 32)) - (1 << 31)
-        scaled = inputs * ops.cast(1.0 / max(1.0 - self.rate, 1e-7), inputs.dtype)
-        return ops.where(dropped, ops.zeros((), inputs.dtype), scaled)
+        kept = ops.where(dropped, ops.zeros((), inputs.dtype), inputs)
+        # Scaled last, so that the gradient ends in the selection: XLA on a CPU adds up the gradient of a bias before it
+        # several times faster from that than from a product.
+        return kept * ops.cast(1.0 / max(1.0 - self.rate, 1e-7), inputs.dtype)
 
     def get_config(self):
         config = super().get_config()
