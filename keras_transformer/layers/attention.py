@@ -49,17 +49,25 @@ def dot_product_attention(query, key, value, mask=None, dropout=None):
         with nothing to attend to has weights of zero and a sum of exactly zero.
     """
     scale = 1.0 / math.sqrt(query.shape[-1])
-    scores = ops.einsum("bthk,bshk->bhts", query * ops.cast(scale, query.dtype), key)
+    query = query * ops.cast(scale, query.dtype)
+    # One axis of sequences and heads together, and both factors of the scores with K last: so each factor is copied
+    # once, row by row. Of an equation with two axes Keras makes a product with a key transposed element by element.
+    q, k, v = (ops.reshape(ops.swapaxes(x, 1, 2), (-1, ops.shape(x)[1], x.shape[3])) for x in (query, key, value))
+    scores = ops.einsum("nik,njk->nij", q, k)
+    scores = ops.reshape(scores, (-1, query.shape[2], *ops.shape(scores)[1:]))
     weights = ops.cast(masked_softmax(scores, mask), query.dtype)
     dropped = weights if dropout is None else dropout(weights)
-    return ops.einsum("bhts,bshk->bthk", dropped, value), weights
+    heads = ops.einsum("nij,njk->nik", ops.reshape(dropped, (-1, *ops.shape(dropped)[2:])), v)
+    heads = ops.reshape(heads, (-1, query.shape[2], *ops.shape(heads)[1:]))
+    return ops.swapaxes(heads, 1, 2), weights
 
 
 def project(dense, inputs, contracted):
-    """What the `EinsumDense` `dense` makes of `inputs`, computed as the product of two matrices.
+    """What the `Dense` or `EinsumDense` `dense` makes of `inputs`, computed as the product of two matrices.
 
     Einsum with an axis of heads in the kernel is lowered to products with transposed copies around them; in a
-    training step on a CPU that took longer than the products.
+    training step on a CPU that took longer than the products. Bias and activation come before the result takes its
+    shape: TensorFlow joins the three into one operation, and the gradient of the bias is a sum over one axis.
 
     Args:
         contracted: how many last axes of `inputs`, and first axes of the kernel, are summed over.
@@ -71,7 +79,7 @@ def project(dense, inputs, contracted):
     y = ops.matmul(ops.reshape(x, (-1, width)), ops.reshape(kernel, (width, -1)))
     if dense.bias is not None:
         y = y + ops.reshape(ops.cast(dense.bias, y.dtype), (-1,))
-    return ops.reshape(y, (*ops.shape(inputs)[:-contracted], *kernel.shape[contracted:]))
+    return ops.reshape(dense.activation(y), (*ops.shape(inputs)[:-contracted], *kernel.shape[contracted:]))
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_transformer.layers.attention import project
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 
@@ -61,9 +62,9 @@ class FeedForward(keras.layers.Layer):
         self._dropout = Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
 
     def call(self, inputs, training=None):
-        x = self._intermediate_dense(inputs)
+        x = project(self._intermediate_dense, inputs, 1)
         x = self._dropout(x, training=training)
-        return self._output_dense(x)
+        return project(self._output_dense, x, 1)
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
