@@ -6,6 +6,7 @@ from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.initializers import clone_initializer
+from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.residual import residual
 
 
@@ -70,7 +71,7 @@ class Block(keras.layers.Layer):
         return feed_forward
 
     def _make_norm(self, shape, name):
-        norm = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+        norm = LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
         norm.build(shape)
         return norm
 
