@@ -335,8 +335,13 @@ class MultiHeadAttention(keras.layers.Layer):
             key_segment_ids = segment_ids if key_segment_ids is None else key_segment_ids
             key_positions = restarting_positions(key_segment_ids) if key_positions is None else key_positions
         key_positions = positions if key_positions is None else key_positions
-        query_positions = ops.arange(self._axes.length(query_dims)) if positions is None else positions
-        query_positions = query_positions + cache["position"] if is_written else query_positions
+        # An operation that nobody needs shows where there is no graph to leave it out.
+        parts = (self.position, self.pattern, self.sliding_window)
+        are_needed = use_causal_mask or is_written or any(part is not None for part in parts)
+        query_positions = positions
+        if query_positions is None and are_needed:
+            query_positions = ops.arange(self._axes.length(query_dims))
+            query_positions = query_positions + cache["position"] if is_written else query_positions
 
         # What there is to attend to.
         if is_memory:
@@ -346,7 +351,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if is_written:
             cache = memory = _write(cache, memory)
         source_dims = ops.shape(memory["key"])[:2] if cache is not None else ops.shape(value)[:-1]
-        if key_positions is None:
+        if key_positions is None and are_needed:
             key_positions = ops.arange(self._axes.length(source_dims))
 
         # Who attends to whom.

@@ -20,10 +20,13 @@ def project(dense, inputs, contracted, activation=None):
         y = dense(inputs)  # what the layer does besides the product is its own business
         return y if activation is None else activation(y)
     kernel, x = (ops.cast(a, dense.compute_dtype) for a in (dense.kernel, inputs))
-    width = math.prod(kernel.shape[:contracted])
-    y = ops.matmul(ops.reshape(x, (-1, width)), ops.reshape(kernel, (width, -1)))
+    shape = kernel.shape
+    width = math.prod(shape[:contracted])
+    kernel = kernel if len(shape) == 2 else ops.reshape(kernel, (width, -1))
+    y = ops.matmul(ops.reshape(x, (-1, width)), kernel)
     if dense.bias is not None:
-        y = y + ops.reshape(ops.cast(dense.bias, y.dtype), (-1,))
+        bias = ops.cast(dense.bias, y.dtype)
+        y = y + (bias if len(bias.shape) == 1 else ops.reshape(bias, (-1,)))
     y = dense.activation(y)
     y = y if activation is None else activation(y)
-    return ops.reshape(y, (*ops.shape(inputs)[:-contracted], *kernel.shape[contracted:]))
+    return ops.reshape(y, (*ops.shape(inputs)[:-contracted], *shape[contracted:]))
