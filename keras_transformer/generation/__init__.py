@@ -7,7 +7,15 @@
 from keras_transformer.generation.beam import beam_search
 from keras_transformer.generation.compiled import compiled
 from keras_transformer.generation.greedy import greedy_search
-from keras_transformer.generation.keywords import KEYWORDS, check_keywords, logits_processors, search
+from keras_transformer.generation.keywords import (
+    KEYWORDS,
+    PROCESSOR_KEYWORDS,
+    as_settings_and_tensors,
+    check_keywords,
+    check_options,
+    logits_processors,
+    search,
+)
 from keras_transformer.generation.penalties import AverageLength, GNMTLength, LengthPenalty
 from keras_transformer.generation.processor import LogitsProcessor, SearchContext
 from keras_transformer.generation.protocol import AlignedHypotheses, Decoder, Hypotheses
@@ -24,6 +32,7 @@ from keras_transformer.generation.warpers import MinP, Temperature, TopK, TopP
 
 __all__ = [
     "KEYWORDS",
+    "PROCESSOR_KEYWORDS",
     "AlignedHypotheses",
     "AverageLength",
     "Decoder",
@@ -41,8 +50,10 @@ __all__ = [
     "Temperature",
     "TopK",
     "TopP",
+    "as_settings_and_tensors",
     "beam_search",
     "check_keywords",
+    "check_options",
     "compiled",
     "greedy_search",
     "greedy_stream",

@@ -7,6 +7,18 @@ from keras import ops
 from keras_transformer.generation.protocol import AlignedHypotheses, Hypotheses, State, Tensor
 
 
+def recording(decoder: Any, rows: Any, max_length: Any, return_alignments: bool) -> Any:
+    """`decoder`, or if alignments are wanted a `Recorded` of its `rows` rows."""
+    if not return_alignments:
+        return decoder
+    if not hasattr(decoder, "step_with_alignments"):
+        raise ValueError(
+            "`return_alignments=True` needs a decoder that has `step_with_alignments` and `source_length`. "
+            f"Received: {type(decoder).__name__}."
+        )
+    return Recorded(decoder, rows, max_length)
+
+
 class Recorded:
     """A decoder around one that has `step_with_alignments`: its state keeps what each step's rows attended to.
 
@@ -14,11 +26,6 @@ class Recorded:
     """
 
     def __init__(self, decoder: Any, rows: Any, max_length: Any):
-        if not hasattr(decoder, "step_with_alignments"):
-            raise ValueError(
-                "`return_alignments=True` needs a decoder that has `step_with_alignments` and `source_length`. "
-                f"Received: {type(decoder).__name__}."
-            )
         self._decoder, self._rows, self._max_length = decoder, rows, max_length
 
     def start(self, num_beams: int) -> State:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_transformer.generation import penalties
-from keras_transformer.generation.alignments import Recorded
+from keras_transformer.generation.alignments import recording
 from keras_transformer.generation.arguments import check_count, check_start_ids, sentence_limits
 from keras_transformer.generation.candidates import best_tokens
 from keras_transformer.generation.greedy import greedy_search
@@ -113,7 +113,7 @@ def beam_search(
     penalty = penalties.get(length_penalty)
     decoder = processed(decoder, processors, start_ids, max_length, end_token_id, num_beams)
     batch = ops.shape(start_ids)[0]
-    recorded: Any = Recorded(decoder, batch * num_beams, max_length) if return_alignments else decoder
+    recorded = recording(decoder, batch * num_beams, max_length, return_alignments)
     row = ops.reshape(ops.arange(batch * num_beams, dtype="int32"), (batch, num_beams))
     first_row = row[:, :1]
 

@@ -5,7 +5,7 @@ from typing import Any
 from keras import ops
 
 from keras_transformer.generation import penalties
-from keras_transformer.generation.alignments import Recorded
+from keras_transformer.generation.alignments import recording
 from keras_transformer.generation.arguments import check_start_ids, sentence_limits
 from keras_transformer.generation.candidates import best_tokens
 from keras_transformer.generation.follow import follow
@@ -46,7 +46,7 @@ def greedy_search(
     limits = sentence_limits(limits, max_length, start_ids)
     decoder = processed(decoder, processors, start_ids, max_length, end_token_id)
     batch = ops.shape(start_ids)[0]
-    recorded: Any = Recorded(decoder, batch, max_length) if return_alignments else decoder
+    recorded = recording(decoder, batch, max_length, return_alignments)
 
     def most_probable(logits: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         log_p, ids = best_tokens(logits, 1)

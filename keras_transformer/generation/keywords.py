@@ -4,10 +4,14 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+import keras
+from keras import ops
+
+from keras_transformer.generation.arguments import check_count
 from keras_transformer.generation.beam import beam_search
 from keras_transformer.generation.greedy import greedy_search
 from keras_transformer.generation.processor import LogitsProcessor
-from keras_transformer.generation.protocol import AlignedHypotheses, Decoder, Hypotheses
+from keras_transformer.generation.protocol import AlignedHypotheses, Decoder, Hypotheses, Tensor
 from keras_transformer.generation.rules import (
     ForcedPrefix,
     MinLength,
@@ -16,6 +20,7 @@ from keras_transformer.generation.rules import (
     SuppressTokens,
 )
 from keras_transformer.generation.sampling import sample
+from keras_transformer.generation.seeds import check_seed
 from keras_transformer.generation.warpers import MinP, Temperature, TopK, TopP
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
@@ -81,20 +86,15 @@ def search(
         processors: further ones, after those of the keywords and before the prefix.
         **kwargs: of `logits_processors`.
     """
-    check_keywords(kwargs, logits_processors)
-    given = {**kwargs, "seed": seed}
-    if do_sample and num_beams != 1:
-        raise ValueError(
-            "`do_sample=True` draws one token after another and keeps no beams. "
-            f"Received: num_beams={num_beams}. Use num_beams=1, and `num_return_sequences` for several samples."
-        )
-    if not do_sample and (useless := [name for name in SAMPLING if given.get(name) is not None]):
-        raise ValueError(
-            f"{', '.join(SAMPLING)} are for sampling alone. Received: {useless[0]}={given[useless[0]]!r} without "
-            "do_sample=True. Pass that too, or leave it out."
-        )
-    if prefix_ids is None and prefix_lengths is not None:
-        raise ValueError("`prefix_lengths` are those of `prefix_ids`. Received: prefix_ids=None. Pass both.")
+    check_options(
+        num_beams=num_beams,
+        num_return_sequences=num_return_sequences,
+        do_sample=do_sample,
+        seed=seed,
+        prefix_ids=prefix_ids,
+        prefix_lengths=prefix_lengths,
+        **kwargs,
+    )
     prefix = () if prefix_ids is None else (ForcedPrefix(prefix_ids, prefix_lengths),)
     arguments: dict[str, Any] = {
         "max_length": max_length,
@@ -115,17 +115,62 @@ def search(
     return found if num_return_sequences is not None else type(found)(*(x[:, 0] for x in found))
 
 
-def names(*functions: Any) -> tuple[str, ...]:
-    """The keywords that functions of a decoder and its start ids take."""
-    parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
+def check_options(num_beams: Any = 1, num_return_sequences: Any = None, do_sample: bool = False, **kwargs: Any) -> None:
+    """Refuses keywords of `search` that it does not know, that contradict each other or have no meaning."""
+    check_keywords(kwargs)
+    check_count("num_beams", num_beams)
+    if num_return_sequences is not None:
+        check_count("num_return_sequences", num_return_sequences)
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    logits_processors(**{name: value for name, value in given.items() if name in PROCESSOR_KEYWORDS})
+    if do_sample and num_beams != 1:
+        raise ValueError(
+            "`do_sample=True` draws one token after another and keeps no beams. "
+            f"Received: num_beams={num_beams}. Use num_beams=1, and `num_return_sequences` for several samples."
+        )
+    useless = [name for name in SAMPLING if name in given and not do_sample]
+    if useless:
+        raise ValueError(
+            f"{', '.join(SAMPLING)} are for sampling alone. Received: {useless[0]}={given[useless[0]]!r} without "
+            "do_sample=True. Pass that too, or leave it out."
+        )
+    if "prefix_lengths" in given and "prefix_ids" not in given:
+        raise ValueError("`prefix_lengths` are those of `prefix_ids`. Received: prefix_ids=None. Pass both.")
+
+
+def names(function: Any) -> tuple[str, ...]:
+    """The keywords that a function, of a decoder and its start ids, takes."""
+    parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name not in ("decoder", "start_ids"))
 
 
-KEYWORDS = names(search, logits_processors)
+PROCESSOR_KEYWORDS = names(logits_processors)
+KEYWORDS = (*names(search), *PROCESSOR_KEYWORDS)
 
 
-def check_keywords(given: Iterable[str], *functions: Any) -> None:
-    """Refuses what is no keyword of `functions`; by default of `search`."""
-    known = names(*functions) if functions else KEYWORDS
-    if unknown := [name for name in given if name not in known]:
+def check_keywords(given: Iterable[str], known: Iterable[str] = KEYWORDS) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
         raise TypeError(f"`{unknown[0]}` is no keyword of this search. Use one of: {', '.join(sorted(known))}.")
+
+
+def as_settings_and_tensors(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Keywords of `search` as those that a graph is made for, hashable, and those that it takes as tensors.
+
+    A seed is drawn where sampling is without one, by Keras's global generator.
+    """
+    check_options(**options)
+    if options.get("do_sample") and options.get("seed") is None:
+        options = {**options, "seed": int(keras.random.randint((), 0, 2**31 - 1))}
+    given = {name: value for name, value in options.items() if value is not None}
+    if not ops.is_tensor(given.get("seed", 0)):
+        check_seed(given.get("seed", 0))
+    if "prefix_ids" in given:
+        prefix = ForcedPrefix(given["prefix_ids"], given.get("prefix_lengths"))
+        given = {**given, "prefix_ids": prefix.token_ids, "prefix_lengths": prefix.lengths}
+    tensors = {
+        name: ops.convert_to_tensor(given.pop(name), "int32")
+        for name in ("seed", "prefix_ids", "prefix_lengths", "limits")
+        if given.get(name) is not None
+    }
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}, tensors

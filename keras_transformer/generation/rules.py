@@ -129,6 +129,8 @@ class ForcedPrefix(LogitsProcessor):
                 value = np.asarray(value)
                 if value.size and value.dtype.kind not in "iu":
                     refuse(self, name, "integers")
+                if value.size and value.min() < 0:
+                    refuse(self, name, "at least 0 everywhere")
                 object.__setattr__(self, name, value.astype("int32"))
             if len(value.shape) != rank:
                 shape = "(batch, length)" if rank == 2 else "(batch,)"
@@ -136,9 +138,9 @@ class ForcedPrefix(LogitsProcessor):
 
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
         token_ids = ops.cast(ops.convert_to_tensor(self.token_ids), "int32")
-        longest = token_ids.shape[1]
-        if longest == 0:
+        if token_ids.shape[1] == 0:
             return logits
+        self.check_vocabulary(logits.shape[-1])
         self._check_sentences(token_ids.shape[0], logits.shape[0], context.num_beams)
         column = ops.minimum(context.step, ops.shape(token_ids)[1] - 1)
         token = ops.take(token_ids, column, axis=1)
@@ -147,6 +149,13 @@ class ForcedPrefix(LogitsProcessor):
         token, is_given = (ops.repeat(x, context.num_beams, axis=0)[:, None] for x in (token, is_given))
         alone = ops.where(ops.arange(logits.shape[-1], dtype="int32") == token, 0.0, -float("inf"))
         return ops.where(is_given, alone, logits)
+
+    def check_vocabulary(self, size):
+        if isinstance(self.token_ids, np.ndarray) and self.token_ids.size and self.token_ids.max() >= size:
+            raise ValueError(
+                f"`token_ids` of ForcedPrefix must be below {size}, the size of the vocabulary. "
+                f"Received: {self.token_ids.max()} among them."
+            )
 
     def _check_sentences(self, prefixes, rows, num_beams):
         if None not in (prefixes, rows) and prefixes * num_beams != rows:

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_transformer.generation import penalties
-from keras_transformer.generation.alignments import Recorded
+from keras_transformer.generation.alignments import recording
 from keras_transformer.generation.arguments import check_count, check_start_ids, sentence_limits
 from keras_transformer.generation.candidates import log_probabilities
 from keras_transformer.generation.follow import follow
@@ -50,7 +50,7 @@ def sample(
     decoder = processed(decoder, processors, start_ids, max_length, end_token_id, num_return_sequences)
     batch = ops.shape(start_ids)[0]
     rows = batch * num_return_sequences
-    recorded: Any = Recorded(decoder, rows, max_length) if return_alignments else decoder
+    recorded = recording(decoder, rows, max_length, return_alignments)
     # One number a token, all at once: random numbers for the whole vocabulary would cost more than some models.
     noise = keras.random.uniform((max_length, rows), dtype="float32", seed=as_seed(seed))
 

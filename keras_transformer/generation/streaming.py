@@ -6,18 +6,17 @@ from typing import Any
 from keras_transformer.generation.arguments import check_count, check_start_ids
 from keras_transformer.generation.candidates import best_tokens
 from keras_transformer.generation.processed import processed
-from keras_transformer.generation.protocol import Decoder
 
 
 def greedy_stream(
-    decoder: Decoder, start_id: int, max_length: int, end_token_id: int, processors: Any = ()
+    decoder: Any, start_id: int, max_length: int, end_token_id: int, processors: Any = ()
 ) -> Iterator[int]:
     """The tokens that `greedy_search` finds for one sentence, each as soon as it is known, the end token included.
 
     The loop is Python's: a decoder whose `step` is compiled makes it fast.
 
     Args:
-        decoder: see `Decoder`, of a batch of one.
+        decoder: see `Decoder`, of a batch of one; `reorder` is not called.
         start_id: the token that the sentence starts from.
         max_length, end_token_id, processors: as in `greedy_search`.
     """
