@@ -27,7 +27,7 @@ from keras import ops
 
 from keras_transformer.generation import penalties
 from keras_transformer.generation.alignments import recording
-from keras_transformer.generation.arguments import check_count, check_start_ids, sentence_limits
+from keras_transformer.generation.arguments import check_count, check_return_sequences, check_start_ids, sentence_limits
 from keras_transformer.generation.candidates import best_tokens
 from keras_transformer.generation.greedy import greedy_search
 from keras_transformer.generation.processed import processed
@@ -88,12 +88,7 @@ def beam_search(
         `num_return_sequences`.
     """
     check_count("num_beams", num_beams)
-    check_count("num_return_sequences", num_return_sequences)
-    if num_return_sequences > num_beams:
-        raise ValueError(
-            "`num_return_sequences` must be at most `num_beams`, which is all that a search keeps. "
-            f"Received: num_return_sequences={num_return_sequences}, num_beams={num_beams}."
-        )
+    check_return_sequences(num_return_sequences, num_beams)
     if num_beams == 1:
         found = greedy_search(
             decoder,

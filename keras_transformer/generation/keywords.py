@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_transformer.generation.arguments import check_count
+from keras_transformer.generation.arguments import check_count, check_return_sequences
 from keras_transformer.generation.beam import beam_search
 from keras_transformer.generation.greedy import greedy_search
 from keras_transformer.generation.processor import LogitsProcessor
@@ -119,8 +119,10 @@ def check_options(num_beams: Any = 1, num_return_sequences: Any = None, do_sampl
     """Refuses keywords of `search` that it does not know, that contradict each other or have no meaning."""
     check_keywords(kwargs)
     check_count("num_beams", num_beams)
-    if num_return_sequences is not None:
+    if num_return_sequences is not None and do_sample:
         check_count("num_return_sequences", num_return_sequences)
+    elif num_return_sequences is not None:
+        check_return_sequences(num_return_sequences, num_beams)
     given = {name: value for name, value in kwargs.items() if value is not None}
     logits_processors(**{name: value for name, value in given.items() if name in PROCESSOR_KEYWORDS})
     if do_sample and num_beams != 1:

@@ -144,8 +144,8 @@ class ForcedPrefix(LogitsProcessor):
         self._check_sentences(token_ids.shape[0], logits.shape[0], context.num_beams)
         column = ops.minimum(context.step, ops.shape(token_ids)[1] - 1)
         token = ops.take(token_ids, column, axis=1)
-        is_given = context.step < (ops.shape(token_ids)[1] if self.lengths is None else self.lengths)
-        is_given = ops.broadcast_to(is_given, ops.shape(token))
+        lengths = ops.full_like(token, token_ids.shape[1]) if self.lengths is None else self.lengths
+        is_given = context.step < ops.cast(ops.convert_to_tensor(lengths), "int32")
         token, is_given = (ops.repeat(x, context.num_beams, axis=0)[:, None] for x in (token, is_given))
         alone = ops.where(ops.arange(logits.shape[-1], dtype="int32") == token, 0.0, -float("inf"))
         return ops.where(is_given, alone, logits)

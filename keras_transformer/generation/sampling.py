@@ -30,8 +30,8 @@ def sample(
 ) -> Hypotheses | AlignedHypotheses:
     """Draws each token from the distribution that `processors` leave, until the end token or the sentence's limit.
 
-    The same seed gives the same result for the same batch, `max_length` and backend. It does not give a sentence the
-    same result in another batch: the random numbers belong to rows.
+    The same seed gives the same result for the same batch and `max_length` on the same backend (TensorFlow draws other
+    numbers under XLA). It does not give a sentence the same result in another batch: the numbers belong to rows.
 
     Args:
         decoder, start_ids, max_length, end_token_id, pad_token_id, limits, return_alignments: as in `greedy_search`.

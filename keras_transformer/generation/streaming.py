@@ -23,6 +23,10 @@ def greedy_stream(
     check_count("max_length", max_length)
     ids = check_start_ids([start_id])
     decoder = processed(decoder, processors, ids, max_length, end_token_id)
+    return _tokens(decoder, ids, max_length, end_token_id)
+
+
+def _tokens(decoder: Any, ids: Any, max_length: int, end_token_id: int) -> Iterator[int]:
     state = decoder.start(1)
     for _ in range(max_length):
         logits, state = decoder.step(ids, state)
