@@ -156,7 +156,7 @@ def check_keywords(given: Iterable[str], known: Iterable[str] = KEYWORDS) -> Non
         raise TypeError(f"`{unknown[0]}` is no keyword of this search. Use one of: {', '.join(sorted(known))}.")
 
 
-def as_settings_and_tensors(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def as_settings_and_tensors(options: dict[str, Any], vocabulary_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Keywords of `search` as those that a graph is made for, hashable, and those that it takes as tensors.
 
     A seed is drawn where sampling is without one, by Keras's global generator.
@@ -169,6 +169,7 @@ def as_settings_and_tensors(options: dict[str, Any]) -> tuple[dict[str, Any], di
         check_seed(given.get("seed", 0))
     if "prefix_ids" in given:
         prefix = ForcedPrefix(given["prefix_ids"], given.get("prefix_lengths"))
+        prefix.check_vocabulary(vocabulary_size)
         given = {**given, "prefix_ids": prefix.token_ids, "prefix_lengths": prefix.lengths}
     tensors = {
         name: ops.convert_to_tensor(given.pop(name), "int32")

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_transformer import generation
+from keras_transformer.generation.arguments import check_count
 from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
 from keras_transformer.layers.arguments import check_positive_integers
 from keras_transformer.layers.block import patterns_config, set_patterns
@@ -306,7 +307,9 @@ class Transformer(VocabularyEnd):
             `return_alignments=True`, `generation.AlignedHypotheses`.
         """
         options = {"max_length": max_length, "num_beams": num_beams, "length_penalty": length_penalty, **kwargs}
-        settings, tensors = generation.as_settings_and_tensors(options)
+        settings, tensors = generation.as_settings_and_tensors(
+            options, self.target_vocabulary_size or self.vocabulary_size
+        )
         encoder_token_ids = self._source(encoder_token_ids)
         graph = (*sorted(settings.items()), *tensors)
         if graph not in self._generate_functions:
@@ -355,7 +358,9 @@ class Transformer(VocabularyEnd):
                 "`encoder_token_ids` must be one source, of shape (1, length), to be streamed. "
                 f"Received: shape={tuple(encoder_token_ids.shape)}. Use `generate` for several."
             )
-        if max_length is None:
+        if max_length is not None:
+            check_count("max_length", max_length)
+        else:
             real = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
             max_length = 50 + (encoder_token_ids.shape[1] if real is None else int(ops.sum(ops.cast(real, "int32"))))
         if "stream" not in self._generate_functions:
@@ -368,7 +373,8 @@ class Transformer(VocabularyEnd):
                 generation.compiled(start),
                 generation.compiled(lambda ids, cache, mask: step(self, ids, cache, mask)),
             )
-        decoder = StreamedDecoder(self._generate_functions["stream"], encoder_token_ids, max_length)
+        cache_length = -(-max_length // 64) * 64  # a few lengths, and so a few graphs, for all sentences
+        decoder = StreamedDecoder(self._generate_functions["stream"], encoder_token_ids, cache_length)
         processors = (*generation.logits_processors(**kwargs), *processors)
         return generation.greedy_stream(decoder, self.start_token_id, max_length, self.end_token_id, processors)
 
