@@ -32,7 +32,7 @@ from keras_transformer.layers.results import pack
 from keras_transformer.layers.shared_memory import scores_row_by_row, side_by_side, visibility_side_by_side
 
 LONG = 2048 * 2048
-"""`T x S` from which attention on TensorFlow goes block by block."""
+"""`T x S` from which attention on TensorFlow goes block by block; four times that if no pattern hides any of them."""
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -401,7 +401,7 @@ class MultiHeadAttention(keras.layers.Layer):
         drops = bool(training) and self.dropout > 0
         biased = hasattr(self.position, "scores")
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        if on_tensorflow and not return_scores and self._saves_memory(query, key):
+        if on_tensorflow and not return_scores and self._goes_by_blocks(query, key, visibility):
             from keras_transformer.layers.linear_memory import linear_memory_attention
 
             dropout = (self.dropout, self._dropout_layer.seed_generator.next()) if drops else None
@@ -424,14 +424,11 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         return heads, scores if return_scores else None
 
-    def _saves_memory(self, query, key):
-        """Whether to take the path without `T x S` numbers: where it is asked for, and where it is faster or the
-        difference in memory is large.
-        """
-        lengths = query.shape[1], key.shape[1]
-        return self.flash_attention or (
-            self.flash_attention is None and None not in lengths and math.prod(lengths) >= LONG
-        )
+    def _goes_by_blocks(self, query, key, visibility):
+        """Whether to take the path without `T x S` numbers: where asked for, and where it is faster or saves much."""
+        if self.flash_attention is not None or None in (query.shape[1], key.shape[1]):
+            return self.flash_attention
+        return query.shape[1] * key.shape[1] >= (LONG if visibility.patterns else 4 * LONG)
 
     def _check_call(self, query, value, key, cache, return_scores, positions, key_positions, segment_ids):
         if self.flash_attention and return_scores:
