@@ -50,16 +50,13 @@ def dot_product_attention(query, key, value, mask=None, dropout=None):
     """
     scale = 1.0 / math.sqrt(query.shape[-1])
     query = query * ops.cast(scale, query.dtype)
-    # One axis of sequences and heads together, and both factors of the scores with K last: so each factor is copied
-    # once, row by row. Of an equation with two axes Keras makes a product with a key transposed element by element.
-    q, k, v = (ops.reshape(ops.swapaxes(x, 1, 2), (-1, ops.shape(x)[1], x.shape[3])) for x in (query, key, value))
-    scores = ops.einsum("nik,njk->nij", q, k)
-    scores = ops.reshape(scores, (-1, query.shape[2], *ops.shape(scores)[1:]))
+    # Both factors of the scores keep K last, so that each is copied row by row. Of the letters "bhtk,bhsk->bhts" Keras
+    # makes, on TensorFlow, a product with keys that are transposed element by element; of dots it does not.
+    query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))  # (B, H, T, K)
+    scores = ops.einsum("...tk,...sk->...ts", query, key)
     weights = ops.cast(masked_softmax(scores, mask), query.dtype)
     dropped = weights if dropout is None else dropout(weights)
-    heads = ops.einsum("nij,njk->nik", ops.reshape(dropped, (-1, *ops.shape(dropped)[2:])), v)
-    heads = ops.reshape(heads, (-1, query.shape[2], *ops.shape(heads)[1:]))
-    return ops.swapaxes(heads, 1, 2), weights
+    return ops.swapaxes(ops.einsum("...ts,...sk->...tk", dropped, value), 1, 2), weights
 
 
 def project(dense, inputs, contracted):
@@ -76,10 +73,16 @@ def project(dense, inputs, contracted):
         return dense(inputs)
     kernel, x = (ops.cast(a, dense.compute_dtype) for a in (dense.kernel, inputs))
     width = math.prod(kernel.shape[:contracted])
-    y = ops.matmul(ops.reshape(x, (-1, width)), ops.reshape(kernel, (width, -1)))
+    y = ops.matmul(ops.reshape(x, (-1, width)), _with_shape(kernel, (width, math.prod(kernel.shape[contracted:]))))
     if dense.bias is not None:
-        y = y + ops.reshape(ops.cast(dense.bias, y.dtype), (-1,))
-    return ops.reshape(dense.activation(y), (*ops.shape(inputs)[:-contracted], *kernel.shape[contracted:]))
+        y = y + _with_shape(ops.cast(dense.bias, y.dtype), (y.shape[-1],))
+    # TensorFlow has an operation for asking for a shape; called eagerly, that is time for each.
+    shape = inputs.shape if None not in inputs.shape else ops.shape(inputs)
+    return ops.reshape(dense.activation(y), (*shape[:-contracted], *kernel.shape[contracted:]))
+
+
+def _with_shape(x, shape):
+    return x if tuple(x.shape) == shape else ops.reshape(x, shape)
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
