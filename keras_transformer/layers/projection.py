@@ -29,4 +29,6 @@ def project(dense, inputs, contracted, activation=None):
         y = y + (bias if len(bias.shape) == 1 else ops.reshape(bias, (-1,)))
     y = dense.activation(y)
     y = y if activation is None else activation(y)
-    return ops.reshape(y, (*ops.shape(inputs)[:-contracted], *shape[contracted:]))
+    # TensorFlow has an operation for asking for a shape; called eagerly, that is time for each.
+    dims = ops.shape(inputs) if None in inputs.shape else inputs.shape
+    return ops.reshape(y, (*dims[:-contracted], *shape[contracted:]))
