@@ -7,9 +7,9 @@ and the gradients of inputs and weights. Memory is the peak of resident memory a
 step of length 64: above the frameworks, their compiler and their threads.
 
 The limit is what the step's matrix products take at the speed of one large product, measured in the same process. It is
-compared in processor time, which other work on the machine disturbs less than the time on the clock.
-Keras is left out where the score matrices of its
-step, four of `(1, 8, T, T)`, would not fit into free memory. Printed, and written as JSON and as a picture.
+compared in processor time, which other work on the machine disturbs less than the time on the clock. Keras is left out
+where the score matrices of its step, four of `(1, 8, T, T)`, would not fit into free memory. Printed, and written as
+JSON and as a picture.
 """
 
 import argparse
@@ -42,30 +42,7 @@ def parse_arguments():
 def ours():
     from keras_transformer.layers import MultiHeadAttention
 
-    return in_linear_memory(MultiHeadAttention(HEADS, HEAD_DIM))
-
-
-def in_linear_memory(layer):
-    """The layer's projections around attention in blocks."""
-    from keras import ops
-
-    from keras_transformer.layers.attention import project
-    from keras_transformer.layers.linear_memory import linear_memory_attention
-    from keras_transformer.layers.masks import Visibility, causal
-
-    def call(query, value, use_causal_mask):
-        positions = ops.arange(query.shape[1])
-        patterns = (causal,) if use_causal_mask else ()
-        heads = linear_memory_attention(
-            project(layer.query_dense, query, 1) * HEAD_DIM**-0.5,
-            project(layer.key_dense, value, 1),
-            project(layer.value_dense, value, 1),
-            Visibility(query_positions=positions, key_positions=positions, patterns=patterns),
-        )
-        return project(layer.output_dense, heads, 2)
-
-    layer.call = call
-    return layer
+    return MultiHeadAttention(HEADS, HEAD_DIM, flash_attention=True)
 
 
 def peers():
