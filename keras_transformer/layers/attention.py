@@ -497,8 +497,8 @@ def _write(cache, new):
     """The cache with the keys and values of `new` at its position, and the position after them."""
     start = (0, cache["position"], 0, 0)
     return {
-        "key": _slice_update(cache["key"], start, new["key"]),
-        "value": _slice_update(cache["value"], start, new["value"]),
+        "key": _slice_update(cache["key"], start, ops.cast(new["key"], cache["key"].dtype)),
+        "value": _slice_update(cache["value"], start, ops.cast(new["value"], cache["value"].dtype)),
         "position": cache["position"] + ops.shape(new["key"])[1],
     }
 

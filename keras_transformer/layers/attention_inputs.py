@@ -5,7 +5,7 @@ A mistake is named here, by argument, rather than by the backend and the product
 
 import keras
 
-from keras_transformer.layers.positions import as_positions, axes_fit
+from keras_transformer.layers.positions import as_positions, axes_fit, is_placeholder
 
 
 def check_same_dims(value_dims, key_dims):
@@ -47,6 +47,8 @@ def check_is_cache(cache):
 
 def check_cache(cache, query, heads, width):
     """`cache` against `query` `(B, T, D)` and the layer's heads of keys and their width."""
+    if is_placeholder(query):
+        return
     batch, room, *of_keys = cache["key"].shape
     rows, length = query.shape[:2]
     if of_keys != [heads, width]:

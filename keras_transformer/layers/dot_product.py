@@ -13,16 +13,21 @@ def masked_softmax(scores, mask=None):
 
     Computed in float32 or wider. A row with no place left is zero everywhere, and its gradient is finite.
     """
-    if keras.backend.standardize_dtype(scores.dtype) == "float16":
-        largest = float(np.finfo("float16").max)  # a product that overflowed is a large score, not NaN in its row
-        scores = ops.clip(scores, -largest, largest)
-    scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
+    scores = _wide(scores)
     if mask is None:
         return _softmax(scores)
     # Far below any score and, unlike -inf, without NaN in a row that has nothing else.
     lowest = np.finfo(keras.backend.standardize_dtype(scores.dtype)).min / 2
     weights = _softmax(ops.where(mask, scores, ops.cast(lowest, scores.dtype)))
     return ops.where(mask, weights, ops.zeros((), weights.dtype))
+
+
+def _wide(scores):
+    """`scores` in float32 or wider. A product that overflowed is a large score, not NaN in its row."""
+    if keras.backend.standardize_dtype(scores.dtype) == "float16":
+        largest = float(np.finfo("float16").max)
+        scores = ops.clip(scores, -largest, largest)
+    return ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
 
 
 def _softmax(scores):
@@ -52,8 +57,7 @@ def dot_product_attention(query, key, value, mask=None, bias=None, dropout=None)
     query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))  # (B, H, T, K), (B, G, S, K)
     scores = _ungrouped(ops.einsum("...tk,...sk->...ts", _grouped(query, key), key), query)
     if bias is not None:
-        scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
-        scores = scores + ops.cast(bias, scores.dtype)
+        scores = _wide(scores) + _wide(bias)
     weights = ops.cast(masked_softmax(scores, mask), query.dtype)
     dropped = weights if dropout is None else dropout(weights)
     output = _ungrouped(ops.einsum("...ts,...sk->...tk", _grouped(dropped, key), value), query)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_transformer.layers.arguments import check_positive_integers, check_rank
-from keras_transformer.layers.positions import as_positions
+from keras_transformer.layers.positions import as_positions, is_placeholder
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -65,7 +65,7 @@ class PositionEmbedding(keras.layers.Layer):
         check_rank("inputs", inputs.shape, 2, "(B, T, D)")
         if positions is None:
             length = inputs.shape[-2]
-            if isinstance(start_index, int):
+            if isinstance(start_index, int) and not is_placeholder(inputs):
                 self._check_reach(start_index, length)
             positions = ops.cast(start_index, "int32") + ops.arange(ops.shape(inputs)[-2], dtype="int32")
         positions = as_positions(positions, of=(None, None, *inputs.shape)[-3:])
@@ -80,7 +80,7 @@ class PositionEmbedding(keras.layers.Layer):
             positions: `(T,)`, consecutive, or `(1|B, T)`.
         """
         positions = as_positions(positions, of=x.shape)
-        if len(positions.shape) == 1:
+        if len(positions.shape) == 1 and not is_placeholder(x):
             self._check_reach(0, positions.shape[0])
         if not self.built:
             self.build(x.shape)

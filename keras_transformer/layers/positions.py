@@ -36,6 +36,21 @@ def axes_fit(shape, expected):
     return all(a in (1, b) for a, b in zip(shape, expected) if isinstance(a, int) and isinstance(b, int))
 
 
+def is_placeholder(x):
+    """Whether `x` may have a length in its shape that no data has.
+
+    Where Keras infers shapes on JAX and PyTorch, an axis of None has a size of its own invention, 83 or 89. TensorFlow
+    has unknown sizes.
+    """
+    if keras.backend.backend() == "torch":
+        return str(getattr(x, "device", None)) == "meta"
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(x, jax.core.Tracer)
+    return False
+
+
 def relative_positions(query_positions, key_positions):
     """How far each key is behind (positive: after) each query: int32 `(1|B, T, S)`."""
     query, key = (p if len(p.shape) == 2 else p[None] for p in (query_positions, key_positions))

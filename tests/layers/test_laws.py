@@ -511,7 +511,7 @@ def test_large_activations_and_much_padding_in_half_precision(name, dtype, is_lo
     layer, width, length = LARGE[name](dtype=dtype), 12, 60
     x, memory = 100 * normal(B, length, width), 100 * normal(B, length + 10, width, seed=1)
     mask = padding(length, length // 10, 0)
-    upstream = normal(B, length, width, seed=2) * mask[..., None]
+    upstream = ops.convert_to_tensor(normal(B, length, width, seed=2) * mask[..., None])
     if isinstance(layer, MultiHeadAttention):
         arguments = (x, x), {"value_mask": mask}
     elif isinstance(layer, EncoderBlock):
@@ -529,3 +529,15 @@ def test_large_activations_and_much_padding_in_half_precision(name, dtype, is_lo
     for weight, gradient in zip(weights, weight_gradients(weights, loss)):
         assert np.isfinite(gradient).all(), weight.path
     assert len(weights) >= 8
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_product_beyond_float16_is_a_large_score(position):
+    layer = MultiHeadAttention(2, 4, position=POSITIONS[position](), dtype="float16")
+    layer.build((None, None, 8), (None, None, 8))
+    for dense in (layer.query_dense, layer.key_dense):
+        dense.kernel.assign(np.full(dense.kernel.shape, 1 / 8))
+    x = np.full((B, T, 8), 200.0, "float32")  # so that scores are 4 x 200 x 200 / 2 = 80,000
+    output, scores = layer(x, x, use_causal_mask=True, return_attention_scores=True)
+    assert np.isfinite(numpy(output)).all()
+    np.testing.assert_allclose(numpy(scores).sum(-1), 1, atol=1e-2)
