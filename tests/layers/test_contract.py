@@ -200,17 +200,18 @@ def functional(layer, case):
 class Subclassed(keras.Model):
     """What a user writes who subclasses: a layer, called with the model's inputs and with constants."""
 
-    def __init__(self, layer, constants, **kwargs):
+    def __init__(self, layer, first, constants, **kwargs):
         super().__init__(**kwargs)
         self.layer = layer
+        self.first = first
         self.constants = constants
 
     def call(self, inputs):
-        (_, first), *others = inputs.items()
-        return self.layer(first, **dict(others), **self.constants)
+        others = {name: x for name, x in inputs.items() if name != self.first}
+        return self.layer(inputs[self.first], **others, **self.constants)
 
     def get_config(self):
-        return {**super().get_config(), "layer": self.layer, "constants": self.constants}
+        return {**super().get_config(), "layer": self.layer, "first": self.first, "constants": self.constants}
 
     @classmethod
     def from_config(cls, config):
@@ -238,7 +239,7 @@ def test_a_subclassed_model_is_saved_and_loaded(name, tmp_path):
     case = CASES[name]
     inputs = {key: x for key, x in case.inputs.items() if isinstance(x, np.ndarray) and x.dtype == "float32"}
     constants = {key: x for key, x in case.inputs.items() if key not in inputs}
-    model = Subclassed(make(case), {**constants, **case.call})
+    model = Subclassed(make(case), next(iter(case.inputs)), {**constants, **case.call})
     model(inputs)
     randomised(model)
     assert_survives(model, inputs, tmp_path / "model.keras")
