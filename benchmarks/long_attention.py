@@ -158,8 +158,6 @@ def plot(record, path):
             axis.loglog(
                 [int(n) for n in lengths], [results[n][quantity] for n in lengths], "o-", color=color, label=name
             )
-        axis.set_xticks(record["lengths"], [f"{n // 1024}k" for n in record["lengths"]])
-        axis.minorticks_off()
         axis.set(xlabel="length", title=label)
         axis.grid(alpha=0.3)
     measured = [
@@ -167,6 +165,9 @@ def plot(record, path):
         for n in record["lengths"]
     ]
     axes[1].loglog(record["lengths"], [min(times) for times in measured], "k:", label="matrix products alone")
+    for axis in axes:
+        axis.set_xticks(record["lengths"], [f"{n // 1024}k" for n in record["lengths"]])
+        axis.minorticks_off()
     axes[1].legend()
     figure.suptitle(
         f"{'Full' if record['full'] else 'Causal'} attention, batch 1, 8 heads of 64, float32: {record['cpu']}"
