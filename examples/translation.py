@@ -314,8 +314,7 @@ def run(args, checkpoints):
     penalty = generation.AverageLength(args.length_penalty) if args.average_length else args.length_penalty
     translator = tasks.Translator(model, tokenizer, num_beams=args.num_beams, length_penalty=penalty)
     sources, references = ([s.decode() for s in side] for side in zip(*test.as_numpy_iterator()))
-    bar = keras.utils.Progbar(len(sources), unit_name="sentence")
-    translations, _ = translator.translate_with_scores(sources, progress=bar.update)
+    translations = translator(sources, verbose=1)
     for source, translation, reference in list(zip(sources, translations, references, strict=True))[:5]:
         print(f"\n  source       {source}\n  translation  {translation}\n  reference    {reference}")
     # A German number is one word: of its n-grams only those of characters say how near a miss was.

@@ -1,4 +1,4 @@
-"""What greedy and beam search check in their arguments alike."""
+"""What searches check in their arguments alike."""
 
 from numbers import Integral
 from typing import Any
@@ -11,6 +11,15 @@ from keras_transformer.generation.protocol import Tensor
 def check_count(name: str, value: Any) -> None:
     if not isinstance(value, Integral) or value < 1:  # type: ignore[operator]
         raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
+
+
+def check_return_sequences(num_return_sequences: Any, num_beams: int) -> None:
+    check_count("num_return_sequences", num_return_sequences)
+    if num_return_sequences > num_beams:
+        raise ValueError(
+            "`num_return_sequences` must be at most `num_beams`, which is all that a search keeps. "
+            f"Received: num_return_sequences={num_return_sequences}, num_beams={num_beams}."
+        )
 
 
 def check_start_ids(start_ids: Any) -> Tensor:

@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_transformer.generation import penalties
-from keras_transformer.generation.arguments import check_count, check_start_ids, sentence_limits
+from keras_transformer.generation.alignments import recording
+from keras_transformer.generation.arguments import check_count, check_return_sequences, check_start_ids, sentence_limits
 from keras_transformer.generation.candidates import best_tokens
 from keras_transformer.generation.greedy import greedy_search
-from keras_transformer.generation.protocol import Decoder, Hypotheses, State, Tensor
+from keras_transformer.generation.processed import processed
+from keras_transformer.generation.protocol import AlignedHypotheses, Decoder, Hypotheses, State, Tensor
 
 
 class Pool(NamedTuple):
@@ -57,7 +59,9 @@ def beam_search(
     num_beams: int = 4,
     length_penalty: Any = 0.6,
     num_return_sequences: int = 1,
-) -> Hypotheses:
+    processors: Any = (),
+    return_alignments: bool = False,
+) -> Hypotheses | AlignedHypotheses:
     """Keeps the best `num_beams` sentences at each step, and returns the best finished ones.
 
     With `num_beams=1` this is `greedy_search`, token for token and whatever the penalty: a single
@@ -75,26 +79,36 @@ def beam_search(
         num_beams: the width; it may exceed the vocabulary.
         length_penalty: a number is GNMT's alpha, see `penalties`.
         num_return_sequences: how many of the `num_beams` hypotheses to return, best first.
+        processors: a tuple of `LogitsProcessor`, through which the logits pass in order. The proof
+            of the early end holds for them too: it asks of a model only that it has probabilities.
+        return_alignments: whether to return `AlignedHypotheses`, of a decoder that offers them.
 
     Returns:
         `Hypotheses` with token_ids (B, n, max_length), lengths (B, n) and scores (B, n), where n is
         `num_return_sequences`.
     """
     check_count("num_beams", num_beams)
-    check_count("num_return_sequences", num_return_sequences)
-    if num_return_sequences > num_beams:
-        raise ValueError(
-            "`num_return_sequences` must be at most `num_beams`, which is all that a search keeps. "
-            f"Received: num_return_sequences={num_return_sequences}, num_beams={num_beams}."
-        )
+    check_return_sequences(num_return_sequences, num_beams)
     if num_beams == 1:
-        found = greedy_search(decoder, start_ids, max_length, end_token_id, pad_token_id, limits, length_penalty)
-        return Hypotheses(*(ops.expand_dims(x, 1) for x in found))
+        found = greedy_search(
+            decoder,
+            start_ids,
+            max_length,
+            end_token_id,
+            pad_token_id,
+            limits,
+            length_penalty,
+            processors,
+            return_alignments,
+        )
+        return type(found)(*(ops.expand_dims(x, 1) for x in found))
 
     start_ids = check_start_ids(start_ids)
     limits = sentence_limits(limits, max_length, start_ids)
     penalty = penalties.get(length_penalty)
+    decoder = processed(decoder, processors, start_ids, max_length, end_token_id, num_beams)
     batch = ops.shape(start_ids)[0]
+    recorded = recording(decoder, batch * num_beams, max_length, return_alignments)
     row = ops.reshape(ops.arange(batch * num_beams, dtype="int32"), (batch, num_beams))
     first_row = row[:, :1]
 
@@ -102,7 +116,7 @@ def beam_search(
         return ops.any(ops.logical_not(beams.done))
 
     def extend(step: Tensor, state: State, ids: Tensor, beams: Beams) -> tuple[Any, ...]:
-        logits, state = decoder.step(ids, state)
+        logits, state = recorded.step(ids, state)
         log_p, choices = _candidates(beams.log_p, *best_tokens(logits, 2 * num_beams))
         length = step + 1
         is_end = choices // num_beams == end_token_id
@@ -115,7 +129,7 @@ def beam_search(
         log_p, order = ops.top_k(ops.where(is_end, -float("inf"), log_p), num_beams)
         choices = ops.take_along_axis(choices, order, axis=1)
         trace = ops.slice_update(beams.trace, (step, 0, 0), choices[None])
-        state = decoder.reorder(state, ops.reshape(first_row + choices % num_beams, (-1,)))
+        state = recorded.reorder(state, ops.reshape(first_row + choices % num_beams, (-1,)))
         ids = ops.reshape(choices // num_beams, (-1,))
 
         bound = log_p[:, 0] / penalty(ops.maximum(limits, 1))
@@ -125,12 +139,12 @@ def beam_search(
 
     nothing = ops.full((batch, num_beams), -float("inf"), "float32")
     zeros = ops.zeros((batch, num_beams), "int32")
-    steps, _, _, beams = ops.while_loop(
+    steps, state, _, beams = ops.while_loop(
         unfinished,
         extend,
         (
             ops.zeros((), "int32"),
-            decoder.start(num_beams),
+            recorded.start(num_beams),
             ops.reshape(start_ids[:, None] + zeros, (-1,)),
             Beams(
                 # All beams are alike before the first token: one is live.
@@ -143,8 +157,9 @@ def beam_search(
     )
     best = Pool(*(x[:, :num_return_sequences] for x in beams.pool))
     lengths = ops.where(best.scores > -float("inf"), best.lengths, 0)
-    token_ids = _read_back(beams.trace, steps, lengths, best.choices, pad_token_id)
-    return Hypotheses(token_ids, lengths, best.scores)
+    token_ids, parents = _read_back(beams.trace, steps, lengths, best.choices, pad_token_id)
+    found = Hypotheses(token_ids, lengths, best.scores)
+    return recorded.read(state, found, first_row[:, :, None] + parents) if return_alignments else found
 
 
 def _candidates(live: Tensor, log_p: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,23 +193,30 @@ def _merge(pool: Pool, scores: Tensor, length: Tensor, choices: Tensor, frozen: 
     return Pool(*(ops.where(frozen[:, None], old, new) for old, new in zip(pool, merged, strict=True)))
 
 
-def _read_back(trace: Tensor, steps: Tensor, lengths: Tensor, choices: Tensor, pad_token_id: int) -> Tensor:
-    """The sentences of `lengths` and last `choices` (B, n), padded, as (B, n, max_length).
+def _read_back(
+    trace: Tensor, steps: Tensor, lengths: Tensor, choices: Tensor, pad_token_id: int
+) -> tuple[Tensor, Tensor]:
+    """The sentences of `lengths` and last `choices` (B, n), padded, as (B, n, max_length); and the beams they took.
 
     Follows the choices of `trace` (max_length, B, k) from the last of the `steps` to the first.
     """
     num_beams = trace.shape[2]
 
-    def write(step: Tensor, beam: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+    def write(step: Tensor, beam: Tensor, token_ids: Tensor, parents: Tensor) -> tuple[Tensor, ...]:
         step = step - 1
         traced = ops.take_along_axis(ops.take(trace, step, axis=0), beam, axis=1)
         # The last token is the pool's own; `beam` means something only before it.
         choice = ops.where(step == lengths - 1, choices, traced)
-        token = ops.where(step < lengths, choice // num_beams, pad_token_id)
-        token_ids = ops.slice_update(token_ids, (0, 0, step), token[:, :, None])
-        return step, choice % num_beams, token_ids
+        token, beam = ops.where(step < lengths, choice // num_beams, pad_token_id), choice % num_beams
+        token_ids, parents = (
+            ops.slice_update(written, (0, 0, step), x[:, :, None])
+            for written, x in ((token_ids, token), (parents, beam))
+        )
+        return step, beam, token_ids, parents
 
     batch, sentences = ops.shape(lengths)
     blank = ops.full((batch, sentences, ops.shape(trace)[0]), pad_token_id, "int32")
-    *_, token_ids = ops.while_loop(lambda step, *_: step > 0, write, (steps, ops.zeros_like(lengths), blank))
-    return token_ids
+    *_, token_ids, parents = ops.while_loop(
+        lambda step, *_: step > 0, write, (steps, ops.zeros_like(lengths), blank, ops.zeros_like(blank))
+    )
+    return token_ids, parents

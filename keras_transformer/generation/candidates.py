@@ -5,12 +5,30 @@ from keras import ops
 from keras_transformer.generation.protocol import Tensor
 
 
+def without_nan(logits: Tensor) -> Tensor:
+    """Logits (N, V) of any float dtype in float32, with -inf in place of NaN.
+
+    Such a token is never chosen, and sorting, which NaN can upset, never sees one beside a number.
+    """
+    if len(logits.shape) != 2 or logits.shape[-1] is None:
+        raise ValueError(
+            "`decoder.step` must return logits of shape (rows, vocabulary) with a vocabulary of "
+            f"known size. Received shape: {tuple(logits.shape)}."
+        )
+    logits = ops.cast(logits, "float32")
+    return ops.where(ops.isnan(logits), -float("inf"), logits)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-probabilities (N, V) float32 of logits (N, V) of any float dtype.
+
+    A row of nothing but -inf, or with +inf in it, offers nothing to choose: all its log p are -inf.
+    """
+    return without_nan(ops.log_softmax(without_nan(logits)))
+
+
 def best_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` most probable tokens of each row, or all V if those are fewer.
-
-    NaN counts as -inf: such a token is never chosen, and sorting, which NaN can upset, never sees
-    one beside a number. A row of nothing but -inf, or with +inf in it, offers nothing to choose:
-    all its log p are -inf.
 
     Args:
         logits: (N, V) of any float dtype.
@@ -19,13 +37,7 @@ def best_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         log_p: (N, C) float32, descending, at most 0, where C = min(count, V).
         ids: (N, C) int32.
     """
-    if len(logits.shape) != 2 or logits.shape[-1] is None:
-        raise ValueError(
-            "`decoder.step` must return logits of shape (rows, vocabulary) with a vocabulary of "
-            f"known size. Received shape: {tuple(logits.shape)}."
-        )
-    logits = ops.cast(logits, "float32")
-    logits = ops.where(ops.isnan(logits), -float("inf"), logits)
+    logits = without_nan(logits)
     log_p = ops.log_softmax(logits)
     if count == 1:  # two reductions cost less than a sort
         ids = ops.argmax(logits, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The one place outside `text`, `tasks` and `training.tensorflow` that names a backend."""
+"""What each backend needs for a search to be fast."""
 
 import keras
 
@@ -12,7 +12,7 @@ def compiled(function):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=True)
+        return tf.function(function, reduce_retracing=True, autograph=False)
     if keras.backend.backend() == "torch":
         import torch
 

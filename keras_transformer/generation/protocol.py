@@ -15,8 +15,12 @@ class Decoder(Protocol):
     has its full length from the start. In a TensorFlow graph the batch of the state and that of
     `start_ids` must be both known or both unknown.
 
-    Whatever changes the logits (a temperature, a forbidden token) is itself a decoder around a
-    decoder: a logit of -inf is a token that is never chosen.
+    A logit of -inf is a token that is never chosen. Whatever changes the logits (a temperature, a
+    forbidden token) is a `LogitsProcessor`, or a decoder of your own around a decoder.
+
+    A decoder may offer alignments. It then has `source_length`, S, an int or a scalar tensor, and
+    `step_with_alignments(ids, state)`, which returns `logits, state, alignments`: (N, S), what the
+    rows attended to when the logits were made.
     """
 
     def start(self, num_beams: int) -> State:
@@ -54,3 +58,14 @@ class Hypotheses(NamedTuple):
 
     scores: Tensor
     """(B,) or (B, n) float32: the sum of the tokens' log-probabilities over the penalty."""
+
+
+class AlignedHypotheses(NamedTuple):
+    """`Hypotheses` with what each token's prediction attended to, in return for `return_alignments=True`."""
+
+    token_ids: Tensor
+    lengths: Tensor
+    scores: Tensor
+
+    alignments: Tensor
+    """(B, max_length, S) or (B, n, max_length, S) float32, zero after a sentence's end."""

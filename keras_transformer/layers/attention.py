@@ -32,7 +32,7 @@ from keras_transformer.layers.results import pack
 from keras_transformer.layers.shared_memory import scores_row_by_row, side_by_side, visibility_side_by_side
 
 LONG = 2048 * 2048
-"""`T x S` from which attention on TensorFlow goes block by block."""
+"""`T x S` from which attention on TensorFlow goes block by block; four times that if no pattern hides any of them."""
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -335,8 +335,13 @@ class MultiHeadAttention(keras.layers.Layer):
             key_segment_ids = segment_ids if key_segment_ids is None else key_segment_ids
             key_positions = restarting_positions(key_segment_ids) if key_positions is None else key_positions
         key_positions = positions if key_positions is None else key_positions
-        query_positions = ops.arange(self._axes.length(query_dims)) if positions is None else positions
-        query_positions = query_positions + cache["position"] if is_written else query_positions
+        # An operation that nobody needs shows where there is no graph to leave it out.
+        parts = (self.position, self.pattern, self.sliding_window)
+        are_needed = use_causal_mask or is_written or any(part is not None for part in parts)
+        query_positions = positions
+        if query_positions is None and are_needed:
+            query_positions = ops.arange(self._axes.length(query_dims))
+            query_positions = query_positions + cache["position"] if is_written else query_positions
 
         # What there is to attend to.
         if is_memory:
@@ -346,7 +351,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if is_written:
             cache = memory = _write(cache, memory)
         source_dims = ops.shape(memory["key"])[:2] if cache is not None else ops.shape(value)[:-1]
-        if key_positions is None:
+        if key_positions is None and are_needed:
             key_positions = ops.arange(self._axes.length(source_dims))
 
         # Who attends to whom.
@@ -396,7 +401,7 @@ class MultiHeadAttention(keras.layers.Layer):
         drops = bool(training) and self.dropout > 0
         biased = hasattr(self.position, "scores")
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        if on_tensorflow and not return_scores and self._saves_memory(query, key):
+        if on_tensorflow and not return_scores and self._goes_by_blocks(query, key, visibility):
             from keras_transformer.layers.linear_memory import linear_memory_attention
 
             dropout = (self.dropout, self._dropout_layer.seed_generator.next()) if drops else None
@@ -419,14 +424,11 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         return heads, scores if return_scores else None
 
-    def _saves_memory(self, query, key):
-        """Whether to take the path without `T x S` numbers: where it is asked for, and where it is faster or the
-        difference in memory is large.
-        """
-        lengths = query.shape[1], key.shape[1]
-        return self.flash_attention or (
-            self.flash_attention is None and None not in lengths and math.prod(lengths) >= LONG
-        )
+    def _goes_by_blocks(self, query, key, visibility):
+        """Whether to take the path without `T x S` numbers: where asked for, and where it is faster or saves much."""
+        if self.flash_attention is not None or None in (query.shape[1], key.shape[1]):
+            return self.flash_attention
+        return query.shape[1] * key.shape[1] >= (LONG if visibility.patterns else 4 * LONG)
 
     def _check_call(self, query, value, key, cache, return_scores, positions, key_positions, segment_ids):
         if self.flash_attention and return_scores:

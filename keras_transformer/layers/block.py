@@ -12,6 +12,7 @@ from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.initializers import clone_initializer
+from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import as_part, as_position_part, clone, shared_config
 from keras_transformer.layers.residual import PostNorm, PreNorm, Residual
 from keras_transformer.layers.results import unpack
@@ -135,7 +136,7 @@ class Block(keras.layers.Layer):
 
     def _build_residual(self, shape, name):
         """The layers of the residual connection around the sublayer `name`, as attributes."""
-        normalization = self.normalization or keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon)
+        normalization = self.normalization or LayerNormalization(epsilon=self.layer_norm_epsilon)
         for norm in self._wiring.norms:
             setattr(self, f"_{name}_{norm}", self._build_clone(normalization, shape, f"{name}_{norm}"))
         setattr(self, f"_{name}_dropout", Dropout(self.dropout, dtype=self.dtype_policy, name=f"{name}_dropout"))

@@ -52,19 +52,36 @@ def dot_product_attention(query, key, value, mask=None, bias=None, dropout=None)
         `(B, T, H, V)` and the weights before dropout, `(B, H, T, S)`, both in the dtype of `query`. A query
         with nothing to attend to has weights of zero and a sum of exactly zero.
     """
-    (batch, length, heads, width), (_, source, groups, _) = ops.shape(query), ops.shape(key)
-    # One axis of sequences and groups of heads together, and K last in both factors of the scores: so each factor is
-    # copied once, row by row. Of an equation with more axes Keras makes products with copies element by element.
-    queries = ops.reshape(ops.swapaxes(query, 1, 2), (batch * groups, heads // groups * length, width))
-    keys, values = (ops.reshape(ops.swapaxes(x, 1, 2), (batch * groups, source, x.shape[3])) for x in (key, value))
-    scores = ops.reshape(ops.einsum("nik,njk->nij", queries, keys), (batch, heads, length, source))
+    # Both factors of the scores keep K last, so that each is copied row by row. Of the letters "bhtk,bhsk->bhts" Keras
+    # makes, on TensorFlow, a product with keys that are transposed element by element; of dots it does not.
+    query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))  # (B, H, T, K), (B, G, S, K)
+    scores = _ungrouped(ops.einsum("...tk,...sk->...ts", _grouped(query, key), key), query)
     if bias is not None:
-        scores = _wide(scores) + _wide(bias)
+        scores = _wide(scores)
+        scores = scores + ops.cast(_wide(bias), scores.dtype)
     weights = ops.cast(masked_softmax(scores, mask), query.dtype)
     dropped = weights if dropout is None else dropout(weights)
-    dropped = ops.reshape(dropped, (batch * groups, heads // groups * length, source))
-    output = ops.reshape(ops.einsum("nij,njk->nik", dropped, values), (batch, heads, length, value.shape[3]))
+    output = _ungrouped(ops.einsum("...ts,...sk->...tk", _grouped(dropped, key), value), query)
     return ops.swapaxes(output, 1, 2), weights
+
+
+def _grouped(x, key):
+    """The queries of heads that share a head of `key` `(B, G, S, K)`, as more queries of one head.
+
+    `(B, H, T, ...)` -> `(B, G, H / G T, ...)`.
+    """
+    groups = key.shape[1]
+    if groups == x.shape[1]:
+        return x
+    batch, heads, length, width = ops.shape(x)
+    return ops.reshape(x, (batch, groups, heads // groups * length, width))
+
+
+def _ungrouped(x, query):
+    """The inverse of `_grouped`: `(B, H, T, ...)`."""
+    if x.shape[1] == query.shape[1]:
+        return x
+    return ops.reshape(x, (*ops.shape(query)[:3], ops.shape(x)[3]))
 
 
 def fused_attention(query, key, value, mask=None, is_causal=False, flash_attention=None):

@@ -5,6 +5,7 @@ import keras
 from keras_transformer.layers.arguments import check_booleans, check_positive_integers, check_rank, check_rates
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
+from keras_transformer.layers.projection import project
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -67,10 +68,10 @@ class FeedForward(keras.layers.Layer):
     def call(self, inputs, training=None):
         x = self._intermediate(inputs)
         x = self._dropout(x, training=training)
-        return self._output_dense(x)
+        return project(self._output_dense, x, 1)
 
     def _intermediate(self, inputs):
-        return self.activation(self._intermediate_dense(inputs))
+        return project(self._intermediate_dense, inputs, 1, self.activation)
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
@@ -116,4 +117,5 @@ class GatedFeedForward(FeedForward):
         super().build(inputs_shape)
 
     def _intermediate(self, inputs):
-        return self.activation(self._gate_dense(inputs)) * self._intermediate_dense(inputs)
+        gate = project(self._gate_dense, inputs, 1, self.activation)
+        return gate * project(self._intermediate_dense, inputs, 1)

@@ -32,9 +32,10 @@ _NO_SECOND_GRADIENT = (
 def linear_memory_attention(query, key, value, visibility, position=None, dropout=None, query_block=256, key_block=512):
     """`softmax(Q K^T) V` as `dot_product_attention` computes it, without a tensor of size `T x S` at any time.
 
-    Blocks in which nobody sees anything cost next to nothing, so causal attention takes half the time and a sliding
-    window a time linear in `T`. Memory: the inputs, the output and their gradients, a number for each query and
-    head, and a few blocks of scores `(H, Q, C)` of one row of the batch.
+    Blocks of keys in which a block of queries sees nothing are left out: causal attention takes half the time and a
+    sliding window, but for one look at the mask of each block, a time linear in `T`. Memory: the inputs, the output
+    and their gradients, a number for each query and head, and a few blocks of scores `(H, Q, C)` of one row of the
+    batch, however large the batch is.
 
     Statistics and sums are float32 or wider; the result is cast once. There are no second-order gradients: asking
     for them raises a `LookupError`.
@@ -54,6 +55,9 @@ def linear_memory_attention(query, key, value, visibility, position=None, dropou
     Returns:
         `(B, T, H, V)` in the dtype of `query`. A query with nothing to attend to gets exactly zero.
 
+    Raises:
+        ValueError: if the heads of keys do not divide those of the queries.
+
     Example:
 
     >>> import numpy as np
@@ -68,13 +72,14 @@ def linear_memory_attention(query, key, value, visibility, position=None, dropou
     """
     query, key, value = (tf.convert_to_tensor(x) for x in (query, key, value))
     plan = _plan(query, key, visibility, position, dropout, query_block, key_block)
+    seen = _Seen.of(plan)
 
     @tf.custom_gradient
     def attend(query, key, value):
-        output, log_sums = _forward(plan, query, key, value)
+        output, log_sums = _forward(plan, seen, query, key, value)
 
         def gradient(output_gradient, variables=()):
-            found = _backward(plan, query, key, value, output, log_sums, output_gradient, variables)
+            found = _backward(plan, seen, query, key, value, output, log_sums, output_gradient, variables)
             found = [tf.raw_ops.PreventGradient(input=x, message=_NO_SECOND_GRADIENT) for x in found]
             return (found[:3], found[3:]) if variables else found
 
@@ -160,6 +165,11 @@ class _Plan(NamedTuple):
 
 def _plan(query, key, visibility, position, dropout, query_block, key_block):
     (batch, queries, heads, width), (_, keys, groups, _) = ops.shape(query), ops.shape(key)
+    if heads % groups:
+        raise ValueError(
+            f"The heads of `key` must divide those of `query`, {heads}. Received: {groups} heads of keys, "
+            f"key.shape={tuple(key.shape)}. Project to a divisor of {heads} heads, as `num_key_value_heads` does."
+        )
     query_block, key_block = _even_block(queries, query_block), _even_block(keys, key_block)
     query_positions, key_positions = (
         tf.range(length) if positions is None else tf.cast(positions, tf.int32)
@@ -200,7 +210,38 @@ def _positions_spec(positions, block):
     return tf.TensorSpec((block,) if len(positions.shape) == 1 else (1, block), positions.dtype)
 
 
-def _forward(plan, query, key, value):
+class _Seen(NamedTuple):
+    """The blocks of keys in which a block of queries sees anything: the others are never visited."""
+
+    indices: Any
+    """`(B ceil(T / Q), ceil(S / C))` for each block of queries, those first that it sees; None: it sees all."""
+    counts: Any
+    """`(B ceil(T / Q),)` how many it sees, or the number of all."""
+
+    @classmethod
+    def of(cls, plan):
+        if plan.block(0, 0, 0)[1] is None:
+            return cls(None, plan.key_blocks)
+        shape = (plan.batch * plan.query_blocks, plan.key_blocks)
+
+        def look(n, seen):
+            row, i, j = n // shape[1] // plan.query_blocks, n // shape[1] % plan.query_blocks, n % shape[1]
+            return n + 1, seen.write(n, tf.reduce_any(plan.block(row, i, j)[1]))
+
+        _, seen = _loop(shape[0] * shape[1], look, tf.TensorArray(tf.bool, shape[0] * shape[1], element_shape=()))
+        seen = tf.cast(tf.reshape(seen.stack(), shape), tf.int32)
+        return cls(tf.argsort(seen, direction="DESCENDING", stable=True), tf.reduce_sum(seen, axis=1))
+
+    def block(self, n, nth):
+        """Which block of keys is the `nth` that block `n` of the queries sees."""
+        return nth if self.indices is None else self.indices[n, nth]
+
+    def blocks(self, n):
+        """How many it sees."""
+        return self.counts if self.indices is None else self.counts[n]
+
+
+def _forward(plan, seen, query, key, value):
     """The output `(B, T, H, V)`, and the logarithm of each query's sum of exponentials, `(B ceil(T / Q), H, Q, 1)`."""
     width = value.shape[3]
     query_blocks, key_blocks = _split(query, plan.query_block), _split(key, plan.key_block)
@@ -211,25 +252,20 @@ def _forward(plan, query, key, value):
         original = query_blocks[n]
         queries = tf.cast(original, plan.dtype)
 
-        def of_key_block(j, greatest, total, weighted):
+        def of_key_block(nth, greatest, total, weighted):
+            j = seen.block(n, nth)
             block, mask = plan.block(row, i, j)
-
-            def seen():
-                keys, values = (tf.cast(x[row * plan.key_blocks + j], plan.dtype) for x in (key_blocks, value_blocks))
-                scores = _hide(mask, _add(plan.products(queries, keys), plan.added(original, block)))
-                new = tf.maximum(greatest, tf.reduce_max(scores, axis=-1, keepdims=True))
-                weights, correction = tf.exp(scores - new), tf.exp(greatest - new)
-                kept = _zero_where(plan.dropped(row, i, j), weights)
-                return (
-                    new,
-                    total * correction + tf.reduce_sum(weights, axis=-1, keepdims=True),
-                    weighted * correction + plan.by_head(tf.matmul(plan.by_group(kept), values)),
-                )
-
-            return j + 1, *_if_any(mask, seen, (greatest, total, weighted))
+            keys, values = (tf.cast(x[row * plan.key_blocks + j], plan.dtype) for x in (key_blocks, value_blocks))
+            scores = _hide(mask, _add(plan.products(queries, keys), plan.added(original, block)))
+            new = tf.maximum(greatest, tf.reduce_max(scores, axis=-1, keepdims=True))
+            weights, correction = tf.exp(scores - new), tf.exp(greatest - new)
+            kept = _zero_where(plan.dropped(row, i, j), weights)
+            total = total * correction + tf.reduce_sum(weights, axis=-1, keepdims=True)
+            weighted = weighted * correction + plan.by_head(tf.matmul(plan.by_group(kept), values))
+            return nth + 1, new, total, weighted
 
         _, greatest, total, weighted = _loop(
-            plan.key_blocks,
+            seen.blocks(n),
             of_key_block,
             # Finite: -inf less this is -inf, and not NaN, in a row that sees nothing.
             tf.fill((*queries.shape[:2], 1), tf.constant(plan.dtype.min / 2, plan.dtype)),
@@ -252,7 +288,7 @@ def _forward(plan, query, key, value):
     return _join(outputs.stack(), plan.batch, plan.queries), log_sums.stack()
 
 
-def _backward(plan, query, key, value, output, log_sums, output_gradient, variables):
+def _backward(plan, seen, query, key, value, output, log_sums, output_gradient, variables):
     """Gradients of query, key, value and `variables`, given what `_forward` returned and the output's gradient.
 
     With the weights `P` and what dropout leaves of them `P'`: `dV = P'^T dO`, `dP' = dO V^T`, and the softmax's
@@ -271,42 +307,34 @@ def _backward(plan, query, key, value, output, log_sums, output_gradient, variab
         # Products with a transposed weight matrix take XLA up to three times as long as those with this small one.
         queries_t, gradients_t = (tf.linalg.matrix_transpose(plan.by_group(x)) for x in (queries, gradients))
 
-        def of_key_block(j, query_gradient, key_gradients, value_gradients, *variable_gradients):
-            block, mask = plan.block(row, i, j)
+        def of_key_block(nth, query_gradient, key_gradients, value_gradients, *variable_gradients):
+            j = seen.block(n, nth)
             at = row * plan.key_blocks + j
-
-            def seen():
-                keys, values = (tf.cast(x[at], plan.dtype) for x in (key_blocks, value_blocks))
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch([original, *variables])
-                    added = plan.added(original, block)
-                weights = tf.exp(_hide(mask, _add(plan.products(queries, keys), added)) - log_sum)
-                dropped = plan.dropped(row, i, j)
-                change = weights * (_zero_where(dropped, plan.products(gradients, values)) - along)
-                by_group = plan.by_group(change)
-                found = [
-                    query_gradient + plan.by_head(tf.matmul(by_group, keys)),
-                    tf.matmul(queries_t, by_group),
-                    tf.matmul(gradients_t, plan.by_group(_zero_where(dropped, weights))),
-                ]
-                if added is None:
-                    return found
+            block, mask = plan.block(row, i, j)
+            keys, values = (tf.cast(x[at], plan.dtype) for x in (key_blocks, value_blocks))
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([original, *variables])
+                added = plan.added(original, block)
+            weights = tf.exp(_hide(mask, _add(plan.products(queries, keys), added)) - log_sum)
+            dropped = plan.dropped(row, i, j)
+            kept = plan.by_group(_zero_where(dropped, weights))
+            change = weights * (_zero_where(dropped, plan.products(gradients, values)) - along)
+            by_group = plan.by_group(change)
+            query_gradient += plan.by_head(tf.matmul(by_group, keys))
+            key_gradients = _add_at(key_gradients, at, tf.matmul(queries_t, by_group))
+            value_gradients = _add_at(value_gradients, at, tf.matmul(gradients_t, kept))
+            if added is not None:
                 of_query, *of_variables = tape.gradient(
                     added, [original, *variables], output_gradients=change, unconnected_gradients="zero"
                 )
-                found[0] += tf.cast(of_query, plan.dtype)
-                return [*found, *(x + tf.convert_to_tensor(y) for x, y in zip(variable_gradients, of_variables))]
-
-            nothing = [tf.zeros((plan.groups, x.shape[3], plan.key_block), plan.dtype) for x in (key, value)]
-            query_gradient, of_key, of_value, *variable_gradients = _if_any(
-                mask, seen, [query_gradient, *nothing, *variable_gradients]
-            )
-            key_gradients = key_gradients.write(at, key_gradients.read(at) + of_key)
-            value_gradients = value_gradients.write(at, value_gradients.read(at) + of_value)
-            return j + 1, query_gradient, key_gradients, value_gradients, *variable_gradients
+                query_gradient += tf.cast(of_query, plan.dtype)
+                variable_gradients = tuple(
+                    x + tf.convert_to_tensor(y) for x, y in zip(variable_gradients, of_variables)
+                )
+            return nth + 1, query_gradient, key_gradients, value_gradients, *variable_gradients
 
         _, query_gradient, *rest = _loop(
-            plan.key_blocks,
+            seen.blocks(n),
             of_key_block,
             tf.zeros_like(queries),
             key_gradients,
@@ -324,7 +352,8 @@ def _backward(plan, query, key, value, output, log_sums, output_gradient, variab
         *(tf.zeros(x.shape, x.dtype) for x in variables),
     )
     key_gradient, value_gradient = (
-        tf.cast(_join(tf.linalg.matrix_transpose(x.stack()), plan.batch, plan.keys), key.dtype) for x in sums[:2]
+        tf.cast(_join(tf.linalg.matrix_transpose(sum.stack()), plan.batch, plan.keys), x.dtype)
+        for sum, x in zip(sums, (key, value))
     )
     return [_join(query_gradients.stack(), plan.batch, plan.queries), key_gradient, value_gradient, *sums[2:]]
 
@@ -332,10 +361,6 @@ def _backward(plan, query, key, value, output, log_sums, output_gradient, variab
 def _loop(count, body, *carried):
     # One iteration at a time: each uses all cores, and more would each hold blocks of scores.
     return tf.while_loop(lambda n, *_: n < count, body, (tf.constant(0), *carried), parallel_iterations=1)
-
-
-def _if_any(mask, function, otherwise):
-    return function() if mask is None else tf.cond(tf.reduce_any(mask), function, lambda: otherwise)
 
 
 def _add(scores, added):
@@ -358,6 +383,10 @@ def _zeros_array(shape, dtype):
     # Each element is written many times: sums grow in it.
     array = tf.TensorArray(dtype, shape[0], element_shape=shape[1:], clear_after_read=False)
     return array.unstack(tf.zeros(shape, dtype))
+
+
+def _add_at(array, index, x):
+    return array.write(index, array.read(index) + x)
 
 
 def _split(x, block):

@@ -21,8 +21,9 @@ def visibility_side_by_side(visibility, batch, rows):
         return None if x is None else side_by_side(x, batch)
 
     positions, mask = visibility.query_positions, visibility.attention_mask
-    positions = positions if len(positions.shape) == 2 else positions[None]
-    positions = ops.tile(positions, (1, n)) if positions.shape[0] == 1 else side_by_side(positions, batch)
+    if positions is not None:
+        positions = positions if len(positions.shape) == 2 else positions[None]
+        positions = ops.tile(positions, (1, n)) if positions.shape[0] == 1 else side_by_side(positions, batch)
     if mask is not None and mask.shape[0] == 1:
         mask = mask if mask.shape[2] == 1 else ops.tile(mask, (1, 1, n, 1))
     elif mask is not None:

@@ -6,12 +6,14 @@ import keras
 from keras import ops
 
 from keras_transformer import generation
+from keras_transformer.generation.arguments import check_count
 from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
 from keras_transformer.layers.arguments import check_positive_integers
 from keras_transformer.layers.block import patterns_config, set_patterns
+from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import clone
 from keras_transformer.layers.results import pack, unpack
-from keras_transformer.models.decoding import CachedDecoder
+from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
 from keras_transformer.models.presets import preset_config
 from keras_transformer.models.vocabulary_end import VocabularyEnd
 
@@ -146,7 +148,7 @@ class Transformer(VocabularyEnd):
         def final_norm(blocks, name):
             if blocks[-1].output_is_normalized:
                 return keras.layers.Identity(dtype=self.dtype_policy, name=name)
-            norm = self.normalization or keras.layers.LayerNormalization(epsilon=layer_norm_epsilon)
+            norm = self.normalization or LayerNormalization(epsilon=layer_norm_epsilon)
             return clone(norm, dtype=self.dtype_policy, name=name)
 
         self.token_embedding = table(vocabulary_size, "token_embedding")
@@ -296,24 +298,26 @@ class Transformer(VocabularyEnd):
                 has (Vaswani et al. 2017, section 6.1), counted for each sentence by itself.
             num_beams: 1 is greedy search.
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`.
-            **kwargs: further arguments of `generation.beam_search` and `generation.greedy_search`.
+            **kwargs: further keywords of `generation.search`, named after Hugging Face: `do_sample`, `temperature`,
+                `top_k`, `top_p`, `min_p`, `seed`, `num_return_sequences`, `min_length`, `repetition_penalty`,
+                `no_repeat_ngram_size`, `suppress_tokens`, `prefix_ids`, `return_alignments` and more.
 
         Returns:
             `generation.Hypotheses` of NumPy arrays: `token_ids` `(B, max_length)`, `lengths` `(B,)` and `scores`
-            `(B,)`; if `num_return_sequences` is given, with an axis of that length after the batch.
+            `(B,)`; if `num_return_sequences` is given, with an axis of that length after the batch. With
+            `return_alignments=True`, `generation.AlignedHypotheses`.
         """
-        encoder_token_ids = ops.convert_to_tensor(encoder_token_ids, "int32")
-        if len(encoder_token_ids.shape) != 2:
-            raise ValueError(
-                "`encoder_token_ids` must have the shape (batch, length). "
-                f"Received: shape={tuple(encoder_token_ids.shape)}"
+        options = {"max_length": max_length, "num_beams": num_beams, "length_penalty": length_penalty, **kwargs}
+        settings, tensors = generation.as_settings_and_tensors(
+            options, self.target_vocabulary_size or self.vocabulary_size
+        )
+        encoder_token_ids = self._source(encoder_token_ids)
+        graph = (*sorted(settings.items()), *tensors)
+        if graph not in self._generate_functions:
+            self._generate_functions[graph] = generation.compiled(
+                lambda ids, tensors: self.search(ids, **settings, **tensors)
             )
-        options = (max_length, num_beams, length_penalty, tuple(sorted(kwargs.items())))
-        if options not in self._generate_functions:
-            self._generate_functions[options] = generation.compiled(
-                lambda ids: self.search(ids, max_length, num_beams, length_penalty, **kwargs)
-            )
-        result = self._generate_functions[options](encoder_token_ids)
+        result = self._generate_functions[graph](encoder_token_ids, tensors)
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
 
     def search(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, limits=None, **kwargs):
@@ -329,16 +333,60 @@ class Transformer(VocabularyEnd):
             "max_length": max_length,
             "end_token_id": self.end_token_id,
             "pad_token_id": self.pad_token_id or 0,
+            "num_beams": num_beams,
             "length_penalty": length_penalty,
             "limits": limits,
             **kwargs,
         }
-        if num_beams == 1 and "num_return_sequences" not in kwargs:
-            return generation.greedy_search(decoder, start_ids, **kwargs)
-        found = generation.beam_search(decoder, start_ids, num_beams=num_beams, **kwargs)
-        if "num_return_sequences" in kwargs:
-            return found
-        return generation.Hypotheses(*(x[:, 0] for x in found))
+        return generation.search(decoder, start_ids, **kwargs)
+
+    def stream(self, encoder_token_ids, max_length=None, processors=(), **kwargs):
+        """The ids that `generate` finds for one source by greedy search, each as soon as it is known.
+
+        Args:
+            encoder_token_ids: `(1, S)` integers.
+            max_length: as in `generate`.
+            processors: a tuple of `generation.LogitsProcessor`.
+            **kwargs: of `generation.logits_processors`.
+
+        Returns:
+            An iterator of ints, the end token included.
+        """
+        generation.check_keywords(kwargs, generation.PROCESSOR_KEYWORDS)
+        encoder_token_ids = self._source(encoder_token_ids)
+        if encoder_token_ids.shape[0] != 1:
+            raise ValueError(
+                "`encoder_token_ids` must be one source, of shape (1, length), to be streamed. "
+                f"Received: shape={tuple(encoder_token_ids.shape)}. Use `generate` for several."
+            )
+        if max_length is not None:
+            check_count("max_length", max_length)
+        else:
+            real = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
+            max_length = 50 + (encoder_token_ids.shape[1] if real is None else int(ops.sum(ops.cast(real, "int32"))))
+        if "stream" not in self._generate_functions:
+
+            def start(ids, max_length):
+                mask = self.encoder_padding_mask({"encoder_token_ids": ids})
+                return CachedDecoder(self, ids, mask, max_length).start(1), mask
+
+            self._generate_functions["stream"] = (
+                generation.compiled(start),
+                generation.compiled(lambda ids, cache, mask: step(self, ids, cache, mask)),
+            )
+        cache_length = -(-max_length // 64) * 64  # a few lengths, and so a few graphs, for all sentences
+        decoder = StreamedDecoder(self._generate_functions["stream"], encoder_token_ids, cache_length)
+        processors = (*generation.logits_processors(**kwargs), *processors)
+        return generation.greedy_stream(decoder, self.start_token_id, max_length, self.end_token_id, processors)
+
+    def _source(self, encoder_token_ids):
+        encoder_token_ids = ops.convert_to_tensor(encoder_token_ids, "int32")
+        if len(encoder_token_ids.shape) != 2:
+            raise ValueError(
+                "`encoder_token_ids` must have the shape (batch, length). "
+                f"Received: shape={tuple(encoder_token_ids.shape)}"
+            )
+        return encoder_token_ids
 
     def _embed(self, table, token_ids, positions=None):
         x = table(token_ids)

@@ -3,13 +3,20 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_transformer import generation
 from keras_transformer.generation import penalties
 from keras_transformer.generation.arguments import check_count
 from keras_transformer.text import clean
 from keras_transformer.training import complete_or_absent
+
+KEYWORDS = (
+    *("max_length", "num_return_sequences", "do_sample", "seed", "processors"),
+    *generation.PROCESSOR_KEYWORDS,
+)
 
 
 class Translator:
@@ -26,6 +33,9 @@ class Translator:
         length_penalty: a float is the alpha of GNMT's penalty; see `keras_transformer.generation`.
         max_source_length: tokens of a text that are read, the end token included.
         batch_size: texts translated at once by `__call__`, of like length.
+        **kwargs: further keywords of `model.generate`: `max_length`, `num_return_sequences`, `do_sample`, `seed`,
+            `processors`, and those that stand for one, such as `min_length` and `no_repeat_ngram_size`. They hold in
+            the exported graph too. With a `seed` a new translator gives the same samples in the same calls.
 
     Example: see `examples/translation.py`.
     """
@@ -39,6 +49,7 @@ class Translator:
         length_penalty=0.6,
         max_source_length=256,
         batch_size=32,
+        **kwargs,
     ):
         target_tokenizer = target_tokenizer or source_tokenizer
         target_size = model.target_vocabulary_size or model.vocabulary_size
@@ -56,7 +67,8 @@ class Translator:
                     f"`{name}` and the model must have one end token. Received: {tokenizer.end_token_id} of the "
                     f"tokenizer, {model.end_token_id} of the model. Give the model the tokenizer's special ids."
                 )
-        check_count("num_beams", num_beams)
+        generation.check_keywords(kwargs, KEYWORDS)
+        generation.check_options(num_beams=num_beams, **kwargs)
         check_count("batch_size", batch_size)
         if not isinstance(max_source_length, int) or max_source_length < 2:
             raise ValueError(
@@ -70,20 +82,27 @@ class Translator:
         self.length_penalty = penalties.get(length_penalty)
         self.max_source_length = max_source_length
         self.batch_size = batch_size
+        self.search_options = {name: value for name, value in kwargs.items() if name != "seed"}
+        self._seeds = keras.random.SeedGenerator(kwargs.get("seed")) if kwargs.get("do_sample") else None
         self._graph = tf.function(
             self._translate, input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False
         )
 
-    def __call__(self, texts):
-        """The translations, a list of strings, of `texts`, a list of strings."""
-        return self.translate_with_scores(texts)[0]
+    def __call__(self, texts, verbose=0, batch_size=None):
+        """The translations, a list of strings, of `texts`, a list of strings; see `translate_with_scores`."""
+        return self.translate_with_scores(texts, verbose, batch_size)[0]
 
-    def translate_with_scores(self, texts, progress=None):
+    def translate_with_scores(self, texts, verbose=0, batch_size=None):
         """Translations and their scores: log-probability over the length penalty, 0 for a text without a token.
 
         Args:
             texts: a list of strings.
-            progress: a function of the number of texts done, called after each batch.
+            verbose: 1 shows a progress bar, 0 does not.
+            batch_size: texts translated at once, of like length; None means that of the translator.
+
+        Returns:
+            A list of strings and a float32 array `(len(texts),)`, in the order of `texts`; with
+            `num_return_sequences`, a list of lists of strings and an array `(len(texts), n)`.
         """
         if isinstance(texts, (str, bytes)):
             raise ValueError(
@@ -91,31 +110,74 @@ class Translator:
             )
         if not isinstance(texts, Iterable):
             raise TypeError(f"`texts` must be a list of strings. Received: {texts!r}")
+        batch_size = self.batch_size if batch_size is None else batch_size
+        check_count("batch_size", batch_size)
         encoded = clean(list(texts)).numpy().tolist()
         by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        translations, scores = [""] * len(encoded), np.zeros(len(encoded), "float32")
-        for start in range(0, len(encoded), self.batch_size):
-            rows = by_length[start : start + self.batch_size]
+        several = self.search_options.get("num_return_sequences")
+        shape = (len(encoded),) if several is None else (len(encoded), several)
+        translations, scores = np.full(shape, "", "object"), np.zeros(shape, "float32")
+        bar = keras.utils.Progbar(len(encoded), unit_name="sentence", verbose=verbose)
+        for start in range(0, len(encoded), batch_size):
+            rows = by_length[start : start + batch_size]
             result = self._graph(tf.constant([encoded[i] for i in rows]))
-            for i, text, score in zip(rows, result["translations"].numpy(), result["scores"].numpy(), strict=True):
-                translations[i], scores[i] = text.decode("utf-8", "replace"), score
-            if progress is not None:
-                progress(start + len(rows))
-        return translations, scores
+            translations[rows] = np.vectorize(_decode, "O")(result["translations"].numpy())
+            scores[rows] = result["scores"].numpy()
+            bar.update(start + len(rows))
+        return translations.tolist(), scores
 
-    def _translate(self, texts):
-        """`texts` `(B,)` to `{"translations": (B,), "scores": (B,)}`, in the graph."""
+    def stream(self, text):
+        """Greedy translation of one string, as an iterator over pieces of it, each as soon as it is known.
+
+        Joined they are what a translator with `num_beams=1` returns. A character whose bytes are not all there is
+        held back. Of the translator's keywords those for sampling and beams do not count here.
+        """
+        if not isinstance(text, (str, bytes)):
+            raise TypeError(f"`text` must be one string. Received: {text!r}. Call the translator with a list.")
+        ids, blank = self._source_ids(clean([text]))
+        return iter(()) if blank[0] else self._pieces(ids)
+
+    def _pieces(self, source_ids):
+        options = {
+            name: value
+            for name, value in self.search_options.items()
+            if name not in ("do_sample", "num_return_sequences", *generation.keywords.SAMPLING)
+        }
+        ids, shown, text = [], "", ""
+        for token in self.model.stream(source_ids, **options):
+            ids.append(token)
+            text = _decode(self.target_tokenizer.detokenize([ids]).numpy()[0])
+            sure = text.rstrip("\ufffd")
+            if len(sure) > len(shown) and sure.startswith(shown):
+                yield sure[len(shown) :]
+                shown = sure
+        if text[len(shown) :]:
+            yield text[len(shown) :]
+
+    def _source_ids(self, texts):
+        """Ids `(B, S)` of `texts` `(B,)`, cut, with the end token, padded; and which texts `(B,)` have no token."""
         pieces = self.source_tokenizer(texts)[:, : self.max_source_length - 1]
         ends = tf.fill([pieces.nrows(), 1], tf.constant(self.model.end_token_id, pieces.dtype))
-        ids = tf.concat([pieces, ends], axis=1)
+        ids = tf.concat([pieces, ends], axis=1).to_tensor(self.model.pad_token_id or 0)
+        return ids, pieces.row_lengths() == 0
+
+    def _translate(self, texts):
+        """`texts` `(B,)` to `{"translations", "scores"}` `(B,)` or `(B, n)`, in the graph."""
+        ids, blank = self._source_ids(texts)
+        seed = {} if self._seeds is None else {"seed": self._seeds}
         found = self.model.search(
-            ids.to_tensor(self.model.pad_token_id or 0),
+            ids,
             num_beams=self.num_beams,
             length_penalty=self.length_penalty,
+            **self.search_options,
+            **seed,
         )
-        blank = pieces.row_lengths() == 0
+        rows = tf.reshape(found.token_ids, [-1, tf.shape(found.token_ids)[-1]])
+        translations = tf.reshape(self.target_tokenizer.detokenize(rows), tf.shape(found.scores))
+        translations.set_shape(found.scores.shape)
+        blank = tf.reshape(blank, [-1, *[1] * (len(found.scores.shape) - 1)])
         return {
-            "translations": tf.where(blank, "", self.target_tokenizer.detokenize(found.token_ids)),
+            "translations": tf.where(blank, "", translations),
             "scores": tf.where(blank, 0.0, found.scores),
         }
 
@@ -134,6 +196,7 @@ class Translator:
             raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
         served = tf.Module()
         served.variables_of_model = [v.value for v in self.model.variables]
+        served.seeds = [] if self._seeds is None else [self._seeds.state.value]
         served.translate = self._graph
         with complete_or_absent(path) as temporary:
             try:
@@ -148,3 +211,7 @@ def _in_float32(model):
     copy = type(model).from_config({**model.get_config(), "dtype": "float32"})
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _decode(text):
+    return text.decode("utf-8", "replace")

@@ -32,16 +32,37 @@ class Language:
         """The same language with only these sentences, in this order."""
         return self.having(sentences=self.sentences[sentences], start_ids=self.start_ids[sentences])
 
-    def log_p(self, sentence, tokens):
-        """Log-probabilities (V,) of what follows `tokens`, the start token left out."""
+    def logits(self, sentence, tokens):
+        """Logits (V,) of what follows `tokens`, the start token left out."""
         history = (self.start_ids[sentence], *tokens)
         logits = self.sentences[sentence].astype("float64")
         for position, token in enumerate(history):
             logits = logits + self.follows[position, token]
+        return logits
+
+    def log_p(self, sentence, tokens):
+        logits = self.logits(sentence, tokens)
         return logits - np.logaddexp.reduce(logits)
 
     def rescore(self, sentence, tokens):
         return sum(self.log_p(sentence, tokens[:n])[t] for n, t in enumerate(tokens))
+
+
+class ProcessedLanguage:
+    """A language whose logits pass through twins of processors, which may differ by sentence: `twins(sentence)`."""
+
+    def __init__(self, language, twins, end):
+        self.language, self.twins, self.end = language, twins, end
+        self.vocabulary = language.vocabulary
+
+    def log_p(self, sentence, tokens):
+        logits = self.language.logits(sentence, tokens)
+        for twin in self.twins(sentence):
+            logits = twin(logits, tokens, self.end)
+        with np.errstate(invalid="ignore"):  # nothing but -inf
+            return np.nan_to_num(logits - np.logaddexp.reduce(logits), nan=-np.inf, neginf=-np.inf)
+
+    rescore = Language.rescore
 
 
 class HistoryDecoder:
@@ -71,6 +92,15 @@ class HistoryDecoder:
     def reorder(self, state, rows):
         self.reorders += 1
         return {**state, "history": ops.take(state["history"], rows, axis=0)}
+
+    @property
+    def source_length(self):
+        return self.language.max_length
+
+    def step_with_alignments(self, ids, state):
+        """Attends to its history, in numbers that say what it is: a wrong record is seen."""
+        logits, state = self.step(ids, state)
+        return logits, state, ops.cast(state["history"], "float32")
 
 
 class TableDecoder:
@@ -107,7 +137,12 @@ def exhaustive(language, sentence, limit, end, penalty):
     tokens = [(*prefix, end) for n in range(limit) for prefix in itertools.product(others, repeat=n)]
     tokens += itertools.product(others, repeat=limit)
     scored = [(language.rescore(sentence, t) / penalty(len(t)), t) for t in tokens]
-    return sorted(scored, reverse=True)
+    return possible(scored)
+
+
+def possible(scored):
+    """Best first; what has no probability is no hypothesis."""
+    return sorted(((score, tokens) for score, tokens in scored if score > -np.inf), reverse=True)
 
 
 def greedy(language, sentence, limit, end):
@@ -136,7 +171,7 @@ def beam(language, sentence, limit, end, penalty, num_beams):
         live = [(log_p, tokens) for log_p, tokens in candidates if tokens[-1] != end][:num_beams]
         pool = sorted(pool, reverse=True)[:num_beams]
     pool += [(log_p / penalty(limit), tokens) for log_p, tokens in live]
-    return sorted(pool, reverse=True)[:num_beams]
+    return possible(pool)[:num_beams]
 
 
 def sentences_of(hypotheses):

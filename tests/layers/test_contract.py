@@ -47,7 +47,7 @@ def test_every_public_layer_is_in_the_table():
     assert names == {name for name, x in public.items() if isinstance(x, type) and issubclass(x, keras.layers.Layer)}
 
 
-@pytest.mark.parametrize("kind", {case.layer for case in CASES.values()}, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", dict.fromkeys(case.layer for case in CASES.values()), ids=lambda kind: kind.__name__)
 def test_every_argument_is_away_from_its_default(kind):
     defaults = constructor(kind)
     given = [case.arguments() for case in CASES.values() if case.layer is kind]

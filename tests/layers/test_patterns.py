@@ -86,7 +86,7 @@ def test_all_patterns_are_here():
     assert found - without_a_definition == {type(pattern) for pattern, _ in CASES}
 
 
-@pytest.mark.parametrize("pattern, definition", CASES, ids=repr)
+@pytest.mark.parametrize("pattern, definition", CASES, ids=lambda x: getattr(x, "__name__", repr(x)))
 def test_each_sees_what_its_definition_says(pattern, definition):
     expected = patterns_numpy.matrix(definition, LENGTH, *dataclasses.astuple(pattern))
     np.testing.assert_array_equal(square(pattern), expected)

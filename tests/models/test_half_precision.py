@@ -50,6 +50,7 @@ def test_gradients_of_every_weight_are_finite(model, batch):
         assert np.isfinite(gradient).all(), variable.path
 
 
+@pytest.mark.slow
 def test_fit_scales_the_loss_down_until_it_learns(model, batch):
     inputs, target, weight = batch
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3))

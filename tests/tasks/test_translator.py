@@ -246,3 +246,119 @@ def test_a_vocabulary_with_another_end_token_is_refused(tokenizer):
     model = models.Transformer(97, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32)
     with pytest.raises(ValueError, match="`target_tokenizer` and the model must have one end token. Received: 7 of"):
         tasks.Translator(model, tokenizer, other)
+
+
+# --- Keywords of search, streams, progress ---
+
+
+def test_keywords_of_search_count_in_python_and_when_exported(tokenizer, tmp_path):
+    keywords = dict(no_repeat_ngram_size=1, min_length=9, max_length=11, suppress_tokens=[9, 10])
+    translator = make_translator(tokenizer, **keywords)
+    texts = sentences(7, seed=12)
+    ids = [[*tokenizer([t])[0].numpy(), tokenizer.end_token_id] for t in texts]
+    for given, translation in zip(ids, translator(texts)):
+        found = translator.model.generate([given], num_beams=3, length_penalty=0.6, **keywords)
+        tokens = found.token_ids[0, : found.lengths[0]].tolist()
+        assert len(tokens) in range(9, 12) and len(set(tokens)) == len(tokens) and not {9, 10} & set(tokens)
+        assert translation == tokenizer.detokenize([tokens])[0].numpy().decode()
+    translator.export(tmp_path / "model")
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    served = serve(texts=tf.constant(texts))["translations"].numpy()
+    assert [t.decode() for t in served] == translator(texts)
+
+
+def test_several_translations_of_each_text(tokenizer):
+    several = make_translator(tokenizer, num_return_sequences=3)
+    texts = ["", *sentences(9, seed=13)]
+    translations, scores = several.translate_with_scores(texts)
+    one, one_scores = make_translator(tokenizer).translate_with_scores(texts)
+    assert [len(t) for t in translations] == [3] * 10 and scores.shape == (10, 3)
+    assert [t[0] for t in translations] == one and translations[0] == ["", "", ""]
+    np.testing.assert_allclose(scores[:, 0], one_scores, rtol=1e-5)
+    assert (np.diff(scores) <= 0).all() and several([]) == []
+
+
+def test_samples_differ_by_call_and_a_seed_repeats_them(tokenizer, tmp_path):
+    texts = sentences(5, seed=14)
+    options = dict(num_beams=1, do_sample=True, top_p=0.9, max_length=9)
+    one, same, other = (make_translator(tokenizer, seed=seed, **options) for seed in (1, 1, 2))
+    first = one(texts)
+    assert first == same(texts) and first != other(texts)
+    second = one(texts)
+    assert first != second == same(texts)
+    one.export(tmp_path / "model")
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    served = [serve(texts=tf.constant(texts))["translations"].numpy().tolist() for _ in range(2)]
+    assert served[0] != served[1]
+
+
+@pytest.mark.parametrize(
+    "keywords, error, message",
+    [
+        (
+            {"beams": 3},
+            TypeError,
+            "`beams` is no keyword of this search. Use one of: do_sample, max_length, min_length",
+        ),
+        ({"prefix_ids": [[1]]}, TypeError, "`prefix_ids` is no keyword"),
+        ({"temperature": 0.5}, ValueError, "temperature=0.5 without do_sample=True"),
+        ({"num_return_sequences": 9}, ValueError, "num_return_sequences=9, num_beams=3"),
+        ({"no_repeat_ngram_size": 0}, ValueError, "size=0"),
+    ],
+)
+def test_keywords_are_refused_when_given(tokenizer, keywords, error, message):
+    with pytest.raises(error, match=message):
+        make_translator(tokenizer, **keywords)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"no_repeat_ngram_size": 1}])
+def test_a_stream_is_the_greedy_translation_in_pieces(tokenizer, keywords):
+    translator = make_translator(tokenizer, num_beams=1, max_length=13, **keywords)
+    texts = [*sentences(5, seed=15), "", " \t", b"\xff ba", "ba " * 99]
+    for text_, translation in zip(texts, translator(texts)):
+        pieces = list(translator.stream(text_))
+        assert "".join(pieces) == translation and all(pieces)
+    assert len(list(translator.stream(texts[0]))) > 1
+
+
+def test_a_stream_holds_back_half_a_character(tokenizer, monkeypatch):
+    """As a tokenizer with bytes for pieces would have it."""
+    written = "a\u00e9 \u4e16\u754c!".encode()
+
+    class Bytes:
+        def detokenize(self, rows):
+            text_ = bytes(written[i] for i in rows[0] if i < len(written))
+            return tf.constant([text_.decode("utf-8", "replace").encode()])
+
+    translator = make_translator(tokenizer)
+    monkeypatch.setattr(translator, "target_tokenizer", Bytes())
+    monkeypatch.setattr(translator.model, "stream", lambda ids, **options: iter(range(len(written) + 1)), raising=False)
+    assert list(translator.stream("ba")) == ["a", "\u00e9", " ", "\u4e16", "\u754c", "!"]
+    written = written[:-2]
+    assert list(translator.stream("ba"))[-1] == "\ufffd"  # what never became whole comes last
+
+
+@pytest.mark.parametrize("text_", [["ba"], None, 7])
+def test_a_stream_is_of_one_string(translator, text_):
+    with pytest.raises(TypeError, match="`text` must be one string. Received: "):
+        translator.stream(text_)
+
+
+def test_a_progress_bar_on_request(translator, capsys):
+    texts = sentences(9, seed=16)
+    quiet = translator(texts)
+    assert capsys.readouterr().out == ""
+    assert translator(texts, verbose=1) == quiet
+    assert "9/9" in capsys.readouterr().out
+    assert translator([], verbose=1) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_the_batch_size_changes_no_translation(translator, batch_size):
+    texts = sentences(9, seed=17)
+    assert translator(texts, batch_size=batch_size) == translator(texts)
+
+
+def test_a_bad_batch_size_is_refused(translator):
+    with pytest.raises(ValueError, match="batch_size=0"):
+        translator(["ba"], batch_size=0)
