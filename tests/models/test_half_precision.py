@@ -11,7 +11,7 @@ from keras_transformer.models import Transformer
 LENGTH, REAL, VOCABULARY = 60, 6, 13
 
 
-@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
+@pytest.fixture(params=["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def model(request):
     model = Transformer(VOCABULARY, 1, 3, 12, 17, dtype=request.param)
     model({"encoder_token_ids": np.ones((1, 2)), "decoder_token_ids": np.ones((1, 3))})
