@@ -243,14 +243,16 @@ def summarize(contenders):
 
 
 def table(job, results, names):
+    names = [name for name in names if job in results.get(name, {})]
+    if not names:
+        return
     print(f"\n{job:16}{'ms':>9}{'GFLOP/s':>10}{'of the limit':>14}{'to the best rival':>19}")
     for name in names:
-        if job in results.get(name, {}):
-            result = results[name][job]
-            speed = f"{result['flop_per_second'] / 1e9:.0f}" if "flop_per_second" in result else ""
-            share = f"{result['share_of_limit']:.2f}" if "share_of_limit" in result else ""
-            lead = f"{result['times_as_fast_as_best_rival']:.2f}" if "times_as_fast_as_best_rival" in result else ""
-            print(f"{name:16}{result['seconds'] * 1e3:>9.1f}{speed:>10}{share:>14}{lead:>19}")
+        result = results[name][job]
+        speed = f"{result['flop_per_second'] / 1e9:.0f}" if "flop_per_second" in result else ""
+        share = f"{result['share_of_limit']:.2f}" if "share_of_limit" in result else ""
+        lead = f"{result['times_as_fast_as_best_rival']:.2f}" if "times_as_fast_as_best_rival" in result else ""
+        print(f"{name:16}{result['seconds'] * 1e3:>9.1f}{speed:>10}{share:>14}{lead:>19}")
 
 
 def main():
