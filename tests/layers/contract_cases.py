@@ -112,8 +112,8 @@ def block_of_parts():
 
 
 CACHE = {
-    "key": normal(B, T + 3, H, K) * (np.arange(T + 3) < 2).astype("float32")[:, None, None],
-    "value": normal(B, T + 3, H, K) * (np.arange(T + 3) < 2).astype("float32")[:, None, None],
+    "key": normal(B, H, T + 3, K) * (np.arange(T + 3) < 2).astype("float32")[:, None],
+    "value": normal(B, H, T + 3, K) * (np.arange(T + 3) < 2).astype("float32")[:, None],
     "position": np.array(2, "int32"),
 }
 SOURCES = {"query": normal(B, T, D), "value": normal(B, S, E), "key": normal(B, S, D, seed=1)}
