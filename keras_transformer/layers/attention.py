@@ -5,6 +5,7 @@ Shapes: `B` batch, `T` query length, `S` source length, `H` heads, `G` heads of 
 `K` width of a head.
 """
 
+import functools
 import math
 
 import keras
@@ -62,6 +63,7 @@ class MultiHeadAttention(keras.layers.Layer):
         value_dim: width of a head's values; None means `key_dim`.
         dropout: rate on the attention weights while training.
         use_bias: whether the projections have biases.
+        use_output_bias: whether the last of them has one; None means as `use_bias`. GPT-Neo has it there alone.
         output_shape: width of the result, or its last axes as a tuple; None means the query's width.
         attention_axes: axes attended over, of inputs of any rank; None means all but the batch and the width.
         sliding_window: None, or a query attends to keys less than this many positions away.
@@ -97,7 +99,8 @@ class MultiHeadAttention(keras.layers.Layer):
             segment. The second is by default the first.
         positions, key_positions: integers `(1, T)` or `(B, T)`, and of `S`. By default positions count from 0, within
             each segment if there are `segment_ids`, with a cache from its `"position"`. The second is by default the
-            first where that is given.
+            first where that is given. With a cache of `make_cache` it is those of all places of the cache, as where
+            each row starts with a prompt of another length.
 
     Returns:
         `output[, scores][, cache]`, as asked for: `(B, T, D)`, `(B, H, T, S)`, and the cache after this call.
@@ -140,6 +143,7 @@ class MultiHeadAttention(keras.layers.Layer):
         num_key_value_heads=None,
         position=None,
         pattern=None,
+        use_output_bias=None,
         **kwargs,
     ):
         check_positive_integers(num_heads=num_heads, key_dim=key_dim)
@@ -156,6 +160,8 @@ class MultiHeadAttention(keras.layers.Layer):
             )
         check_rates(dropout=dropout)
         check_booleans(use_bias=use_bias, use_gate=use_gate)
+        if use_output_bias is not None:
+            check_booleans(use_output_bias=use_output_bias)
         if flash_attention not in (None, True, False):
             raise ValueError(
                 f"`flash_attention` must be True, False or None. Received: flash_attention={flash_attention!r}"
@@ -173,6 +179,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.value_dim = value_dim or key_dim
         self.dropout = dropout
         self.use_bias = use_bias
+        self.use_output_bias = use_output_bias
         self._output_shape = _as_tuple(output_shape, "output_shape")
         for width in self._output_shape or ():
             check_positive_integers(output_shape=width)
@@ -224,7 +231,8 @@ class MultiHeadAttention(keras.layers.Layer):
     def _to_heads(self, name, input_shape, heads, width, activation=None):
         dims = "abcdefgh"[: len(input_shape) - 1]
         output_shape = (*[None] * (len(dims) - 1), heads, width)
-        return self._projection(name, f"{dims}x,xyz->{dims}yz", "yz", input_shape, output_shape, activation)
+        bias_axes = "yz" if self.use_bias else None
+        return self._projection(name, f"{dims}x,xyz->{dims}yz", bias_axes, input_shape, output_shape, activation)
 
     def _from_heads(self, name, query_shape):
         dims = "abcdefgh"[: len(query_shape) - 1]
@@ -232,14 +240,16 @@ class MultiHeadAttention(keras.layers.Layer):
         out = "stuvwx"[: len(widths)]
         input_shape = (*query_shape[:-1], self.num_heads, self.value_dim)
         output_shape = (*[None] * (len(dims) - 1), *widths)
-        return self._projection(name, f"{dims}yz,yz{out}->{dims}{out}", out, input_shape, output_shape)
+        has_bias = self.use_bias if self.use_output_bias is None else self.use_output_bias
+        bias_axes = out if has_bias else None
+        return self._projection(name, f"{dims}yz,yz{out}->{dims}{out}", bias_axes, input_shape, output_shape)
 
     def _projection(self, name, equation, bias_axes, input_shape, output_shape, activation=None):
         projection = keras.layers.EinsumDense(
             equation,
             output_shape=output_shape,
             activation=activation,
-            bias_axes=bias_axes if self.use_bias else None,
+            bias_axes=bias_axes,
             kernel_initializer=clone_initializer(self.kernel_initializer),
             bias_initializer=clone_initializer(self.bias_initializer),
             kernel_regularizer=self.kernel_regularizer,
@@ -342,12 +352,10 @@ class MultiHeadAttention(keras.layers.Layer):
         check_is_cache(cache)
         is_written = cache is not None and "position" in cache
         is_memory = cache is not None and not is_written
-        self._check_call(
-            query, value, key, cache, attention_mask, return_attention_scores, positions, key_positions, segment_ids
-        )
+        self._check_call(query, value, key, cache, attention_mask, return_attention_scores, segment_ids)
         positions, key_positions, segment_ids, key_segment_ids = integers_of_places(
             places_of(self._axes, query),
-            (cache["key"].shape[0], cache["key"].shape[2]) if is_memory else places_of(self._axes, value),
+            places_of(self._axes, value) if cache is None else (cache["key"].shape[0], cache["key"].shape[2]),
             positions,
             key_positions,
             segment_ids,
@@ -395,14 +403,16 @@ class MultiHeadAttention(keras.layers.Layer):
             seen_by_position.append(patterns.SlidingWindow(self.sliding_window))
         if use_causal_mask:
             seen_by_position.append(causal)
-        elif is_written:
-            seen_by_position.append(lambda _, key_position: key_position < cache["position"])
+        written, is_written_key = cache["position"] * num_beams if is_written else None, None
+        if is_written and (positions is not None or not use_causal_mask):  # causality else hides what comes later
+            is_written_key = ops.expand_dims(ops.arange(source_dims[1]) < written, 0)
         visibility = Visibility(
             attention_mask=self._axes.flatten_attention_mask(attention_mask, self.num_heads, query_dims, source_dims),
             query_mask=self._axes.flatten_padding_mask(query_mask, query_dims, "query_mask"),
-            key_mask=_both(
+            key_mask=_all(
                 self._axes.flatten_padding_mask(value_mask, source_dims, "value_mask"),
                 self._axes.flatten_padding_mask(key_mask, source_dims, "key_mask"),
+                is_written_key,
             ),
             query_positions=query_positions,
             key_positions=key_positions,
@@ -419,7 +429,6 @@ class MultiHeadAttention(keras.layers.Layer):
             )
         else:
             queries, visibility = side_by_side(queries, batch), visibility_side_by_side(visibility, batch, rows)
-            written = cache["position"] * num_beams if is_written else None
             heads, scores = self._attend_to_cache(
                 queries, keys, values, visibility, training, return_attention_scores, written
             )
@@ -487,9 +496,7 @@ class MultiHeadAttention(keras.layers.Layer):
             return self.flash_attention
         return query.shape[1] * key.shape[1] >= (LONG if visibility.patterns else 4 * LONG)
 
-    def _check_call(
-        self, query, value, key, cache, attention_mask, return_scores, positions, key_positions, segment_ids
-    ):
+    def _check_call(self, query, value, key, cache, attention_mask, return_scores, segment_ids):
         if self.flash_attention and return_scores:
             raise ValueError(
                 "Returning attention scores is not supported when flash attention is enabled. "
@@ -508,11 +515,10 @@ class MultiHeadAttention(keras.layers.Layer):
             raise ValueError(
                 f"A `cache` is for sequences (batch, length, width). Received: a query of shape {tuple(query.shape)}"
             )
-        if "position" in cache and not (positions is key_positions is segment_ids is None):
+        if "position" in cache and segment_ids is not None:
             raise ValueError(
-                "With a `cache` of `make_cache` it is the cache that counts positions, in one segment: "
-                "`positions`, `key_positions` and `segment_ids` must be None. Received: "
-                f"positions={positions}, key_positions={key_positions}, segment_ids={segment_ids}"
+                "A `cache` of `make_cache` holds one segment a row: `segment_ids` must be None. "
+                f"Received: segment_ids={segment_ids}"
             )
 
     def compute_mask(self, inputs, previous_mask):
@@ -533,6 +539,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "value_dim": self.value_dim,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
+            "use_output_bias": self.use_output_bias,
             "output_shape": self._output_shape,
             "attention_axes": self.attention_axes,
             "sliding_window": self.sliding_window,
@@ -588,10 +595,9 @@ def _slice_update(array, start, new):
     return update(array, new)
 
 
-def _both(first, second):
-    if first is None or second is None:
-        return second if first is None else first
-    return ops.logical_and(first, second)
+def _all(*masks):
+    given = [mask for mask in masks if mask is not None]
+    return functools.reduce(ops.logical_and, given) if given else None
 
 
 def _as_tuple(value, argument):

@@ -32,6 +32,7 @@ class DecoderBlock(Block):
             segment alone, in self-attention and in attention to the encoder.
         positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1, or from 0 in each segment, or with a cache those
             after what is in it.
+        key_positions: with a cache and `positions`, those of all its places, `(1, L)` or `(B, L)`; else None.
 
     Returns:
         `output[, scores][, cache]`, as asked for; `output` is `(B, T, D)`.
@@ -89,6 +90,7 @@ class DecoderBlock(Block):
         segment_ids=None,
         encoder_segment_ids=None,
         positions=None,
+        key_positions=None,
     ):
         has_memory = encoder_sequence is not None or (isinstance(cache, dict) and "cross" in cache)
         if has_memory != (self._cross_attention_layer is not None):
@@ -119,6 +121,7 @@ class DecoderBlock(Block):
             use_causal_mask=use_causal_mask,
             segment_ids=segment_ids,
             positions=positions,
+            key_positions=key_positions,
             training=training,
         )
         cross_attention = self._attention(

@@ -1,6 +1,20 @@
 """STATES -> LOGITS: whole models made of the layers."""
 
+from keras_transformer.models.causal_lm import CausalLM
+from keras_transformer.models.classifier import Classifier
+from keras_transformer.models.encoder import Encoder
+from keras_transformer.models.masked_lm import MaskedLM
 from keras_transformer.models.presets import PRESETS, preset_config
+from keras_transformer.models.token_classifier import TokenClassifier
 from keras_transformer.models.transformer import Transformer
 
-__all__ = ["PRESETS", "Transformer", "preset_config"]
+__all__ = [
+    "PRESETS",
+    "CausalLM",
+    "Classifier",
+    "Encoder",
+    "MaskedLM",
+    "TokenClassifier",
+    "Transformer",
+    "preset_config",
+]

@@ -285,11 +285,13 @@ def test_bad_calls_are_refused(name):
         MultiHeadAttention(H, K, **arguments)(random(B, T, D), random(B, S, D), **call)
 
 
-def test_a_cache_counts_positions_itself():
+def test_bad_caches_are_refused():
     layer, x = MultiHeadAttention(H, K), random(B, T, D)
     layer(x, x)
-    with pytest.raises(ValueError, match="it is the cache that counts positions.*Received: positions="):
+    with pytest.raises(ValueError, match="`key_positions` is needed.*Received: `positions` for 5 queries, and 7 keys"):
         layer(x, x, cache=layer.make_cache(B, S), positions=np.arange(T)[None])
+    with pytest.raises(ValueError, match=r"holds one segment a row.*Received: segment_ids=\[\[0 1 2 3 4\]\]"):
+        layer(x, x, cache=layer.make_cache(B, S), segment_ids=np.arange(T)[None], key_segment_ids=np.arange(S)[None])
     with pytest.raises(ValueError, match="`value` may be None only with a `cache` of `project_memory`"):
         layer(x, None)
     images = MultiHeadAttention(H, K)
