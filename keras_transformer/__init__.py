@@ -9,9 +9,9 @@ import importlib
 from keras_transformer import generation, layers, models, training
 from keras_transformer.version import __version__
 
-_LAZY = ("tasks", "text", "visualization")
+_LAZY = ("interop", "tasks", "text", "visualization")
 
-__all__ = ["__version__", "generation", "layers", "models", "tasks", "text", "training", "visualization"]
+__all__ = ["__version__", "generation", "interop", "layers", "models", "tasks", "text", "training", "visualization"]
 
 
 def __getattr__(name):
