@@ -17,6 +17,7 @@ from keras_transformer.generation.arguments import check_count
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.positional_encoding import sinusoids
 from keras_transformer.models import Transformer
+from keras_transformer.models.vocabulary_end import output_table_of
 from keras_transformer.training import complete_or_absent
 
 ACTIVATIONS = {
@@ -109,15 +110,21 @@ def _filled(specs: ModuleType, model: Transformer, max_positions: int) -> Any:
         "ffn_glu": isinstance(feed_forward, layers.GatedFeedForward),
         "rms_norm": _is_rms_norm(block._feedforward_layer_norm),
     }
+    _check_embeddings(model)
     _check_attention(model, attention)
     spec = specs.TransformerSpec(
         specs.TransformerEncoderSpec(model.num_layers, attention.num_heads, **options),
-        specs.TransformerDecoderSpec(model.num_layers, attention.num_heads, **options),
+        specs.TransformerDecoderSpec(len(model.decoder_blocks), attention.num_heads, **options),
     )
     positions = ops.convert_to_numpy(sinusoids(ops.arange(max_positions), model.hidden_dim))
     spec.encoder.embeddings[0].weight = _float32(model.token_embedding.embeddings)
     spec.decoder.embeddings.weight = _float32(model.target_token_embedding.embeddings)
-    spec.decoder.projection.weight = spec.decoder.embeddings.weight
+    if model.tie_word_embeddings:
+        spec.decoder.projection.weight = spec.decoder.embeddings.weight
+    else:
+        spec.decoder.projection.weight = _float32(output_table_of(model.target_token_embedding))
+    if model.use_output_bias:
+        spec.decoder.projection.bias = _float32(model.output_bias)
     for side in (spec.encoder, spec.decoder):  # both multiply embeddings by sqrt(D) of themselves
         side.position_encodings.encodings = positions
     if pre_norm:
@@ -233,6 +240,17 @@ def _activation(specs: ModuleType, feed_forward: Any) -> Any:
         names = ", ".join(function.__name__ for function in ACTIVATIONS)
         raise _unsupported("activation", getattr(feed_forward.activation, "__name__", feed_forward.activation), names)
     return specs.common_spec.Activation[ACTIVATIONS[feed_forward.activation]]
+
+
+def _check_embeddings(model: Transformer) -> None:
+    for name, supported in (
+        ("encoder_position", "the paper's sinusoids"),
+        ("decoder_position", "the paper's sinusoids"),
+        ("embedding_scale", "embeddings times the square root of their width"),
+    ):
+        received = getattr(model, name)
+        if received is not None:
+            raise _unsupported(name, received, f"{supported}, which is None")
 
 
 def _check_attention(model: Transformer, attention: Any) -> None:

@@ -27,9 +27,12 @@ def make_model(**kwargs):
     hidden = model.decode(random.integers(4, 29, (B, T)), model.encode(source_ids()))
     best = ops.convert_to_numpy(model.logits(hidden)).max(-1).mean()
     mean = ops.convert_to_numpy(hidden).mean((0, 1))
-    table = ops.convert_to_numpy(model.target_token_embedding.embeddings).copy()
-    table[model.end_token_id] += (best - table[model.end_token_id] @ mean) * mean / (mean @ mean)
-    model.target_token_embedding.embeddings.assign(table)
+    embedding = model.target_token_embedding
+    variable = embedding.embeddings if embedding.tie_weights else embedding.reverse_embeddings
+    table = ops.convert_to_numpy(variable).copy()
+    of_end = table[model.end_token_id] if embedding.tie_weights else table[:, model.end_token_id]
+    of_end += (best - of_end @ mean) * mean / (mean @ mean)  # in place
+    variable.assign(table)
     return model
 
 
@@ -62,6 +65,7 @@ def translate(path, num_beams=1, tokens=None, **kwargs):
 CASES = {
     "post-norm": {"num_layers": 2},
     "pre-norm, two vocabularies": {"normalize_first": True, "layer_norm_epsilon": 0.1, "target_vocabulary_size": 29},
+    "an output of its own": {"num_decoder_layers": 2, "tie_word_embeddings": False, "use_output_bias": True},
     "parts": {
         "attention": layers.MultiHeadAttention(5, 3, use_bias=False),
         "feed_forward": layers.GatedFeedForward(7, activation=layers.gelu_tanh, use_bias=False),
@@ -174,6 +178,8 @@ def attention(**kwargs):
         (attention(sliding_window=3), r"`attention\.sliding_window` .*Received: attention\.sliding_window=3"),
         (attention(pattern=patterns.Causal()), r"`attention\.pattern` .*Received: attention\.pattern=.*Causal"),
         (attention(use_gate=True), r"Received: attention\.use_gate=True"),
+        ({"decoder_position": layers.AlibiBias()}, r"Received: decoder_position=<AlibiBias"),
+        ({"embedding_scale": 3.0}, r"Received: embedding_scale=3\.0"),
         (attention(num_key_value_heads=1), r"Received: attention\.num_key_value_heads=1"),
         (attention(key_dim=3), r"Received: attention\.key_dim=3\. It can: .* width hidden_dim / num_heads, 4"),
         (attention(value_dim=5), r"Received: attention\.value_dim=5"),
