@@ -136,7 +136,10 @@ CASES = {
     ),
     "attention over an axis": Case(
         layers.MultiHeadAttention,
-        lambda: {"num_heads": H, "key_dim": K, "use_bias": False, "attention_axes": (2,), "output_shape": (3, 2)},
+        lambda: {
+            **{"num_heads": H, "key_dim": K, "attention_axes": (2,), "output_shape": (3, 2)},
+            **{"use_bias": False, "use_output_bias": True},
+        },
         {"query": normal(B, 3, T, D), "value": normal(B, 3, S, E)},
         {"return_attention_scores": True, "use_causal_mask": True},
     ),
@@ -220,7 +223,7 @@ CASES = {
     "layer scale": Case(layers.LayerScale, lambda: {"initial_value": 0.1}, {"inputs": normal(B, T, D)}),
     "sinusoids": Case(
         layers.PositionalEncoding,
-        lambda: {"max_wavelength": 500.0},
+        lambda: {"max_wavelength": 500.0, "interleaved": False},
         {"inputs": normal(B, T, D), "positions": PACKED_PLACES["query_positions"]},
     ),
     "learned positions": Case(
