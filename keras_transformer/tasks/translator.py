@@ -1,7 +1,6 @@
 """Strings to strings: two tokenizers around an encoder-decoder, in Python and as a SavedModel."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,15 +9,13 @@ import tensorflow as tf
 from keras_transformer import generation
 from keras_transformer.generation import penalties
 from keras_transformer.generation.arguments import check_count
+from keras_transformer.tasks import saved_model
 from keras_transformer.text import clean
-from keras_transformer.training import complete_or_absent
 
 KEYWORDS = (
     *("max_length", "num_return_sequences", "do_sample", "seed", "processors"),
     *generation.PROCESSOR_KEYWORDS,
 )
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Translator:
@@ -80,7 +77,7 @@ class Translator:
                 "`max_source_length` must be an integer of at least 2, a token and the end token. "
                 f"Received: max_source_length={max_source_length!r}"
             )
-        self.model = _in_dtype(model, "float32")
+        self.model = saved_model.in_dtype(model, "float32")
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.num_beams = num_beams
@@ -210,57 +207,16 @@ class Translator:
         Returns:
             What was written, in one line: the path, its size, and whether `serving_default` needs XLA.
         """
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
-        model = _to_be_exported(self.model, dtype, quantize)
+        path = saved_model.check_new(path, overwrite)
+        model = saved_model.to_be_exported(self.model, dtype, quantize)
         jit_compile = self.jit_compile if jit_compile is None else jit_compile
         plain = self._as_graph(model, False)
-        served = tf.Module()
-        served.variables_of_model = [v.value for v in model.variables]
-        served.seeds = [] if self._seeds is None else [self._seeds.state.value]
-        served.plain = plain
-        served.translate = self._as_graph(model, True) if jit_compile else plain
-        with complete_or_absent(path) as temporary:
-            try:
-                tf.saved_model.save(
-                    served,
-                    str(temporary),
-                    signatures={"serving_default": served.translate, "without_xla": plain},
-                )
-            except tf.errors.OpError as error:  # a full disk, which is no `OSError` to TensorFlow
-                raise OSError(error.message.rpartition("}} ")[2]) from error
+        graph = self._as_graph(model, True) if jit_compile else plain
+        seeds = [] if self._seeds is None else [self._seeds.state]
+        saved_model.save(graph, [*model.variables, *seeds], path, overwrite, without_xla=plain)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         way = "compiled by XLA, `without_xla` is not" if jit_compile else "a plain graph, without XLA"
         return f"{path}: {size / 1e6:.1f} MB, `serving_default` is {way}."
-
-
-def _in_dtype(model, dtype):
-    policy = model.dtype_policy
-    if policy.compute_dtype == policy.variable_dtype == dtype:
-        return model
-    copy = type(model).from_config({**model.get_config(), "dtype": dtype})
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _to_be_exported(model, dtype, quantize):
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}. Received: dtype={dtype!r}")
-    if quantize not in (None, "int8"):
-        raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}')
-    if quantize and dtype != "float32":
-        raise ValueError(
-            "Weights in 8 bits are scaled in float32: pass either `dtype` or `quantize`. "
-            f"Received: dtype={dtype!r}, quantize={quantize!r}"
-        )
-    if not quantize:
-        return _in_dtype(model, dtype)
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.ReversibleEmbedding)
-    copy.quantize(quantize, filters=lambda layer: isinstance(layer, kinds))
-    return copy
 
 
 def _decode(text):

@@ -24,6 +24,8 @@ NOT_LAYERS = {
     "Residual": "the base of the wirings",
     "ProjectionGlorotUniform": "an initializer",
     "gelu_tanh": "an activation",
+    "allowed_transitions": "a function, of tags",
+    "split_label": "a function, of a tag",
     "patterns": "a module of functions of positions",
 }
 KEY_BIAS = "the same number is added to all scores of a query, to which the softmax is blind"
