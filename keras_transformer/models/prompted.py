@@ -52,8 +52,8 @@ def decode(model, token_ids, state):
         positions = attended["position"] + ops.arange(ops.shape(token_ids)[1], dtype="int32") - shift
         places = {
             "padding_mask": key_positions >= 0,
-            # Where there is no token any position does; a table has none below 0.
-            "positions": ops.maximum(positions, 0),
+            # Before a prompt, and in a row that has ended while others go on, any position that a table has will do.
+            "positions": ops.clip(positions, 0, (model.reach or 2**30) - 1),
             "key_positions": ops.maximum(key_positions, 0),
         }
     hidden, cache = model.decode(token_ids, cache=cache, training=False, **places)
