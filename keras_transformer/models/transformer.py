@@ -13,6 +13,7 @@ from keras_transformer.layers.block import patterns_config, set_patterns
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import as_position_part, clone, shared_config
 from keras_transformer.layers.results import pack, unpack
+from keras_transformer.models.compiled_search import in_buckets
 from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
 from keras_transformer.models.position_places import position_places
 from keras_transformer.models.presets import preset_config
@@ -269,6 +270,7 @@ class Transformer(VocabularyEnd):
         encoder_states=None,
         encoder_padding_mask=None,
         decoder_padding_mask=None,
+        decoder_attention_mask=None,
         training=None,
         return_attention_scores=False,
         cache=None,
@@ -290,6 +292,7 @@ class Transformer(VocabularyEnd):
                 x,
                 encoder_states if cache is None else None,
                 decoder_padding_mask=decoder_padding_mask,
+                decoder_attention_mask=decoder_attention_mask,
                 encoder_padding_mask=encoder_padding_mask,
                 training=training,
                 return_attention_scores=return_attention_scores,
@@ -318,8 +321,10 @@ class Transformer(VocabularyEnd):
 
     def make_cache(self, encoder_states, max_length, num_beams=1):
         """An empty cache for `max_length` decoder positions of `num_beams` rows a sentence."""
-        rows = ops.shape(encoder_states)[0] * num_beams
-        return tuple(block.make_cache(rows, max_length, encoder_states) for block in self.decoder_blocks)
+        sentences = ops.shape(encoder_states)[0]
+        return tuple(
+            block.make_cache(sentences, max_length, encoder_states, num_beams) for block in self.decoder_blocks
+        )
 
     def attention_scores(self, inputs):
         """Who looks at whom: `{"encoder", "self", "cross"}`, each a list of `(B, H, T, S)`, one a layer."""
@@ -332,7 +337,9 @@ class Transformer(VocabularyEnd):
             "cross": [scores["cross"] for scores in decoder],
         }
 
-    def generate(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, **kwargs):
+    def generate(
+        self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, jit_compile=False, **kwargs
+    ):
         """The best continuation of the start token for each source.
 
         Args:
@@ -341,6 +348,8 @@ class Transformer(VocabularyEnd):
                 has (Vaswani et al. 2017, section 6.1), counted for each sentence by itself.
             num_beams: 1 is greedy search.
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`.
+            jit_compile: whether XLA compiles the search, on TensorFlow. It then takes seconds the first time for each
+                shape, of which there are few: batch and source are padded to powers of two.
             **kwargs: further keywords of `generation.search`, named after Hugging Face: `do_sample`, `temperature`,
                 `top_k`, `top_p`, `min_p`, `seed`, `num_return_sequences`, `min_length`, `repetition_penalty`,
                 `no_repeat_ngram_size`, `suppress_tokens`, `prefix_ids`, `return_alignments` and more.
@@ -355,21 +364,28 @@ class Transformer(VocabularyEnd):
             options, self.target_vocabulary_size or self.vocabulary_size
         )
         encoder_token_ids = self._source(encoder_token_ids)
-        graph = (*sorted(settings.items()), *tensors)
+        graph = (*sorted(settings.items()), *tensors, jit_compile)
         if graph not in self._generate_functions:
-            self._generate_functions[graph] = generation.compiled(
-                lambda ids, tensors: self.search(ids, **settings, **tensors)
-            )
+            self._generate_functions[graph] = self.compiled_search(jit_compile, **settings)
         result = self._generate_functions[graph](encoder_token_ids, tensors)
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
+
+    def compiled_search(self, jit_compile=False, **settings):
+        """`search` with these settings as a compiled function of ids and a dict of the tensors among its keywords."""
+
+        def search(ids, tensors):
+            return self.search(ids, **settings, **tensors)
+
+        if not jit_compile:
+            return generation.compiled(search)
+        return in_buckets(self, generation.compiled(search, jit_compile=True), settings.get("max_length"))
 
     def search(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, limits=None, **kwargs):
         """`generate` on tensors, to be used inside a graph; `limits` `(B,)` bounds each sentence by itself."""
         padding_mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
         if max_length is None:
+            limits = self.limits(encoder_token_ids) if limits is None else limits
             max_length = ops.shape(encoder_token_ids)[1] + 50
-            if limits is None and padding_mask is not None:
-                limits = ops.sum(ops.cast(padding_mask, "int32"), axis=1) + 50
         decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length)
         start_ids = ops.full((ops.shape(encoder_token_ids)[0],), self.start_token_id, "int32")
         kwargs = {
@@ -382,6 +398,12 @@ class Transformer(VocabularyEnd):
             **kwargs,
         }
         return generation.search(decoder, start_ids, **kwargs)
+
+    def limits(self, encoder_token_ids):
+        """The most tokens `(B,)` that are generated for sources `(B, S)` where nothing is said of it."""
+        mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
+        mask = ops.ones_like(encoder_token_ids) if mask is None else mask
+        return ops.sum(ops.cast(mask, "int32"), axis=1) + 50
 
     def stream(self, encoder_token_ids, max_length=None, processors=(), **kwargs):
         """The ids that `generate` finds for one source by greedy search, each as soon as it is known.
@@ -411,7 +433,7 @@ class Transformer(VocabularyEnd):
 
             def start(ids, max_length):
                 mask = self.encoder_padding_mask({"encoder_token_ids": ids})
-                return CachedDecoder(self, ids, mask, max_length).start(1), mask
+                return CachedDecoder(self, ids, mask, max_length).start(1)["cache"], mask
 
             self._generate_functions["stream"] = (
                 generation.compiled(start),

@@ -18,6 +18,8 @@ KEYWORDS = (
     *generation.PROCESSOR_KEYWORDS,
 )
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 class Translator:
     """Translates strings with a model and its tokenizers, by the same graph in Python and when exported.
@@ -33,6 +35,8 @@ class Translator:
         length_penalty: a float is the alpha of GNMT's penalty; see `keras_transformer.generation`.
         max_source_length: tokens of a text that are read, the end token included.
         batch_size: texts translated at once by `__call__`, of like length.
+        jit_compile: whether XLA compiles the search: several times as fast, after some seconds the first time for
+            each of a few shapes (batch and source padded to powers of two).
         **kwargs: further keywords of `model.generate`: `max_length`, `num_return_sequences`, `do_sample`, `seed`,
             `processors`, and those that stand for one, such as `min_length` and `no_repeat_ngram_size`. They hold in
             the exported graph too. With a `seed` a new translator gives the same samples in the same calls.
@@ -49,6 +53,7 @@ class Translator:
         length_penalty=0.6,
         max_source_length=256,
         batch_size=32,
+        jit_compile=True,
         **kwargs,
     ):
         target_tokenizer = target_tokenizer or source_tokenizer
@@ -75,7 +80,7 @@ class Translator:
                 "`max_source_length` must be an integer of at least 2, a token and the end token. "
                 f"Received: max_source_length={max_source_length!r}"
             )
-        self.model = _in_float32(model)
+        self.model = _in_dtype(model, "float32")
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.num_beams = num_beams
@@ -84,9 +89,8 @@ class Translator:
         self.batch_size = batch_size
         self.search_options = {name: value for name, value in kwargs.items() if name != "seed"}
         self._seeds = keras.random.SeedGenerator(kwargs.get("seed")) if kwargs.get("do_sample") else None
-        self._graph = tf.function(
-            self._translate, input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False
-        )
+        self.jit_compile = jit_compile
+        self._graph = self._as_graph(self.model, jit_compile)
 
     def __call__(self, texts, verbose=0, batch_size=None):
         """The translations, a list of strings, of `texts`, a list of strings; see `translate_with_scores`."""
@@ -161,17 +165,23 @@ class Translator:
         ids = tf.concat([pieces, ends], axis=1).to_tensor(self.model.pad_token_id or 0)
         return ids, pieces.row_lengths() == 0
 
-    def _translate(self, texts):
+    def _as_graph(self, model, jit_compile):
+        search = model.compiled_search(
+            jit_compile, num_beams=self.num_beams, length_penalty=self.length_penalty, **self.search_options
+        )
+        return tf.function(
+            lambda texts: self._translate(texts, search),
+            input_signature=[tf.TensorSpec([None], tf.string, name="texts")],
+            autograph=False,
+        )
+
+    def _translate(self, texts, search):
         """`texts` `(B,)` to `{"translations", "scores"}` `(B,)` or `(B, n)`, in the graph."""
         ids, blank = self._source_ids(texts)
-        seed = {} if self._seeds is None else {"seed": self._seeds}
-        found = self.model.search(
-            ids,
-            num_beams=self.num_beams,
-            length_penalty=self.length_penalty,
-            **self.search_options,
-            **seed,
-        )
+        drawn = {}
+        if self._seeds is not None:
+            drawn["seed"] = keras.random.randint((), 0, 2**31 - 1, seed=self._seeds)
+        found = search(ids, drawn)
         rows = tf.reshape(found.token_ids, [-1, tf.shape(found.token_ids)[-1]])
         translations = tf.reshape(self.target_tokenizer.detokenize(rows), tf.shape(found.scores))
         translations.set_shape(found.scores.shape)
@@ -181,35 +191,75 @@ class Translator:
             "scores": tf.where(blank, 0.0, found.scores),
         }
 
-    def export(self, path, overwrite=False):
+    def export(self, path, overwrite=False, jit_compile=None, dtype="float32", quantize=None):
         """Writes a SavedModel: `serving_default` takes `texts` `[batch]`, returns `translations` and `scores`.
 
         It holds the weights and the vocabulary, and needs `tensorflow` and `tensorflow_text` (imported before
-        loading), not this library.
+        loading), not this library. Its signatures are two: `without_xla` runs wherever TensorFlow does;
+        `serving_default` is the same or, with `jit_compile`, compiled by XLA where it is called.
 
         Args:
             path: a directory that does not exist; it is there whole or not at all.
             overwrite: whether to replace a directory that exists.
+            jit_compile: None means that of the translator.
+            dtype: of weights and products: "float32", whatever the model was trained in, or "bfloat16" or "float16",
+                half the size.
+            quantize: None, or "int8": the kernels of the projections and the tables of embeddings in 8 bits (Keras's
+                `quantize`), a quarter of the size.
+
+        Returns:
+            What was written, in one line: the path, its size, and whether `serving_default` needs XLA.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
+        model = _to_be_exported(self.model, dtype, quantize)
+        jit_compile = self.jit_compile if jit_compile is None else jit_compile
+        plain = self._as_graph(model, False)
         served = tf.Module()
-        served.variables_of_model = [v.value for v in self.model.variables]
+        served.variables_of_model = [v.value for v in model.variables]
         served.seeds = [] if self._seeds is None else [self._seeds.state.value]
-        served.translate = self._graph
+        served.plain = plain
+        served.translate = self._as_graph(model, True) if jit_compile else plain
         with complete_or_absent(path) as temporary:
             try:
-                tf.saved_model.save(served, str(temporary), signatures={"serving_default": self._graph})
+                tf.saved_model.save(
+                    served,
+                    str(temporary),
+                    signatures={"serving_default": served.translate, "without_xla": plain},
+                )
             except tf.errors.OpError as error:  # a full disk, which is no `OSError` to TensorFlow
                 raise OSError(error.message.rpartition("}} ")[2]) from error
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        way = "compiled by XLA, `without_xla` is not" if jit_compile else "a plain graph, without XLA"
+        return f"{path}: {size / 1e6:.1f} MB, `serving_default` is {way}."
 
 
-def _in_float32(model):
-    if model.dtype_policy.compute_dtype == model.dtype_policy.variable_dtype == "float32":
+def _in_dtype(model, dtype):
+    policy = model.dtype_policy
+    if policy.compute_dtype == policy.variable_dtype == dtype:
         return model
-    copy = type(model).from_config({**model.get_config(), "dtype": "float32"})
+    copy = type(model).from_config({**model.get_config(), "dtype": dtype})
     copy.set_weights(model.get_weights())
+    return copy
+
+
+def _to_be_exported(model, dtype, quantize):
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}. Received: dtype={dtype!r}")
+    if quantize not in (None, "int8"):
+        raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}')
+    if quantize and dtype != "float32":
+        raise ValueError(
+            "Weights in 8 bits are scaled in float32: pass either `dtype` or `quantize`. "
+            f"Received: dtype={dtype!r}, quantize={quantize!r}"
+        )
+    if not quantize:
+        return _in_dtype(model, dtype)
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.ReversibleEmbedding)
+    copy.quantize(quantize, filters=lambda layer: isinstance(layer, kinds))
     return copy
 
 

@@ -4,9 +4,11 @@ from keras_transformer.training.checkpoints import Checkpoints, Place, complete_
 from keras_transformer.training.linear_cross_entropy import LinearCrossEntropy, linear_cross_entropy
 from keras_transformer.training.losses import SmoothedCrossEntropy, smoothed_cross_entropy
 from keras_transformer.training.metrics import CrossEntropy, Perplexity, TokenAccuracy
+from keras_transformer.training.resume import BackupAndResume
 from keras_transformer.training.schedules import InverseSquareRoot
 
 __all__ = [
+    "BackupAndResume",
     "Checkpoints",
     "CrossEntropy",
     "InverseSquareRoot",

@@ -148,7 +148,7 @@ def test_a_cache_holds_the_heads_of_keys_and_values_alone():
     layer, x = MultiHeadAttention(H, K, value_dim=V, num_key_value_heads=2), random(B, T, D)
     expected = numpy(layer(x, x, use_causal_mask=True))
     cache, outputs = layer.make_cache(B, S), []
-    assert tuple(cache["key"].shape) == (B, S, 2, K) and tuple(cache["value"].shape) == (B, S, 2, V)
+    assert tuple(cache["key"].shape) == (B, 2, S, K) and tuple(cache["value"].shape) == (B, 2, S, V)
     for t in range(T):
         output, cache = layer(x[:, t : t + 1], x[:, t : t + 1], use_causal_mask=True, cache=cache)
         outputs.append(numpy(output))
