@@ -42,7 +42,7 @@ def joined(token_ids: Tensor, lengths: Tensor, found: Any, max_length: Any, pad_
 
     Args:
         token_ids, lengths: as `right_aligned` returns them.
-        found: with token_ids (B, [n,] G), as far as `max_length` leaves room after the shortest prompt.
+        found: with token_ids (B, [n,] G); G is at least what `max_length` leaves room for after the shortest prompt.
         max_length: of a row of the result, (B, [n,] max_length).
     """
     places, room = ops.shape(token_ids)[1], ops.shape(found.token_ids)[-1]

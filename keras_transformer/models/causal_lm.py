@@ -356,13 +356,12 @@ class CausalLM(VocabularyEnd):
             token_ids, lengths = right_aligned(token_ids, as_boolean(padding_mask, "padding_mask"))
         if max_length is None:
             max_length, limits = places + 50, lengths + 50 if limits is None else limits
-            reach = self.reach()
-            max_length = max_length if reach is None else ops.minimum(max_length, reach)
-        shortest = places if padding_mask is None else ops.min(lengths, initial=places)
-        room = max_length - shortest
-        limits = (
-            max_length - lengths if limits is None else ops.minimum(ops.cast(limits, "int32"), max_length) - lengths
-        )
+            if self.reach is not None:
+                smaller = min if isinstance(max_length, int) else ops.minimum
+                max_length = smaller(max_length, self.reach)
+        # After the shortest prompt there is, which only a running graph knows, or that there may be.
+        room = max_length - (places if padding_mask is None else 1)
+        limits = max_length if limits is None else ops.minimum(ops.cast(limits, "int32"), max_length)
         end_token_id = kwargs.pop("end_token_id", self.end_token_id)
         pad_token_id = kwargs.pop("pad_token_id", self.pad_token_id)
         if pad_token_id is None:
@@ -384,7 +383,7 @@ class CausalLM(VocabularyEnd):
             pad_token_id=pad_token_id,
             num_beams=num_beams,
             length_penalty=length_penalty,
-            limits=limits,
+            limits=limits - lengths,
             processors=processors,
             **kwargs,
         )
@@ -414,7 +413,7 @@ class CausalLM(VocabularyEnd):
             token_ids = token_ids[padding_mask][None]
         prompt = token_ids.shape[1]
         if max_length is None:
-            max_length = min(prompt + 50, self.reach() or prompt + 50)
+            max_length = min(prompt + 50, self.reach or prompt + 50)
         if "stream" not in self._generate_functions:
             self._generate_functions["stream"] = (
                 generation.compiled(lambda ids, max_length: PromptedDecoder(self, ids, max_length).start(1)),
@@ -450,24 +449,26 @@ class CausalLM(VocabularyEnd):
                     "`padding_mask` must leave a token in each row, to go on from. "
                     f"Received: none in row {int(np.argmin(lengths))}"
                 )
+        longest = max(lengths, default=0)
         if max_length is not None:
             check_count("max_length", max_length)
-            if len(lengths) and max_length <= lengths.max():
+            if max_length <= longest:
                 raise ValueError(
                     "`max_length` counts the prompt and must be larger than the longest. "
-                    f"Received: max_length={max_length} for a prompt of {lengths.max()} tokens."
+                    f"Received: max_length={max_length} for a prompt of {longest} tokens."
                 )
-            if self.reach() is not None and max_length > self.reach():
-                raise ValueError(
-                    f"`max_length` must be at most {self.reach()}, the number of positions in the model's table. "
-                    f"Received: max_length={max_length}"
-                )
+        if self.reach is not None and max(longest + 1, max_length or 0) > self.reach:
+            raise ValueError(
+                f"The model's table has {self.reach} positions, for a prompt and what follows it. "
+                f"Received: max_length={max_length}, and a prompt of {longest} tokens."
+            )
         if padding_mask is not None and padding_mask.all():
             padding_mask = None
         return token_ids.astype("int32"), padding_mask
 
+    @property
     def reach(self):
-        """How many positions there are; None: any number."""
+        """How many positions there are, the rows of a table; None: any number."""
         return getattr(self.position_embedding, "sequence_length", None)
 
     def get_config(self):

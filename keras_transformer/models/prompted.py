@@ -30,7 +30,10 @@ class PromptedDecoder:
             state["shift"] = self._shift
         if self._token_ids.shape[1] != 1:
             _, state = decode(self._model, self._token_ids[:, :-1], state)
-        return keras.tree.map_structure(lambda x: ops.repeat(x, num_beams, axis=0) if len(x.shape) else x, state)
+        if num_beams > 1:
+            state = keras.tree.map_structure(lambda x: ops.repeat(x, num_beams, axis=0) if len(x.shape) else x, state)
+        cache = tuple(block.with_matrices(c) for block, c in zip(self._model.blocks, state["cache"], strict=True))
+        return {**state, "cache": cache}
 
     def step(self, ids, state):
         """Logits `(N, V)` after the ids `(N,)`, and the state after them."""
@@ -38,8 +41,11 @@ class PromptedDecoder:
 
     def reorder(self, state, rows):
         """The state whose row `i` continues row `rows[i]`, a row of the same prompt."""
-        cache = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0) if len(x.shape) else x, state["cache"])
-        return {**state, "cache": cache}
+
+        def follow(cache):
+            return {**cache, **{name: ops.take(cache[name], rows, axis=0) for name in ("key", "value")}}
+
+        return {**state, "cache": tuple({"self": follow(block["self"])} for block in state["cache"])}
 
 
 def decode(model, token_ids, state):
@@ -52,16 +58,12 @@ def decode(model, token_ids, state):
         positions = attended["position"] + ops.arange(ops.shape(token_ids)[1], dtype="int32") - shift
         places = {
             "padding_mask": key_positions >= 0,
-            # Where there is no token, before the prompt or after the row's end, any position of a table does.
-            "positions": _within(positions, model.reach()),
-            "key_positions": _within(key_positions, model.reach()),
+            # Before a prompt, and in a row that has ended while others go on, any position that a table has will do.
+            "positions": ops.clip(positions, 0, (model.reach or 2**30) - 1),
+            "key_positions": ops.maximum(key_positions, 0),
         }
     hidden, cache = model.decode(token_ids, cache=cache, training=False, **places)
     return hidden, {**state, "cache": cache}
-
-
-def _within(positions, reach):
-    return ops.maximum(positions if reach is None else ops.minimum(positions, reach - 1), 0)
 
 
 def step(model, ids, state):

@@ -1,8 +1,8 @@
 """T5, 1.0 (Raffel et al. 2020) and 1.1 (Shazeer 2020, gated and untied).
 
 Its attention does not divide by `sqrt(K)`: the kernels of queries are scaled. 1.0 ties the output and multiplies the
-last states by `D^-0.5`, the embeddings being of order one: that is the paper's own scheme (Vaswani et al. 2017, section
-3.4), with a table that is `sqrt(D)` times ours.
+last states by `D^-0.5`, the embeddings being of order one: that is the scheme of Vaswani et al. 2017, section 3.4, with
+a table that is `sqrt(D)` times ours.
 """
 
 import math
