@@ -154,7 +154,7 @@ def test_long_text_is_cut_where_stated(tokenizer):
     assert short(["ba do ki lu ne po ra si tu ze"]) == short([kept])
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams):
     translator = make_translator(
         tokenizer, num_beams=num_beams, length_penalty=generation.AverageLength(1.0), max_source_length=32
@@ -188,6 +188,7 @@ def test_an_export_for_xla_equals_the_plain_graph(tokenizer, tmp_path):
     assert translator(texts) == [t.decode() for t in plain["translations"].numpy()]
 
 
+@pytest.mark.slow
 def test_an_export_in_fewer_bits_is_smaller(tmp_path):
     tokenizer = text.learn_vocabulary(sentences(400), tmp_path / "sp.model", 97)
     tf.keras.utils.set_random_seed(3)
