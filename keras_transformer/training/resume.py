@@ -250,7 +250,8 @@ def _place_of(path):
 
 
 def _variables(model):
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # built twice, a `LossScaleOptimizer` has a second loss scale
+        model.optimizer.build(model.trainable_variables)
     return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
 
 

@@ -175,3 +175,16 @@ def test_fit_must_begin_where_the_run_is(tmp_path):
 def test_arguments_are_checked(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         BackupAndResume(tmp_path, **arguments)
+
+
+def test_there_is_one_loss_scale(tmp_path):
+    def optimizer():  # a `LossScaleOptimizer` that is built twice has two
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), dynamic_growth_steps=2)
+
+    fit(tmp_path, optimizer=optimizer())
+    backup = fit(tmp_path, epochs=2, optimizer=optimizer())
+    assert backup.initial_epoch == 2
+    scaled = backup.model.optimizer
+    names = [variable.name for variable in scaled.variables]
+    assert names.count("dynamic_scale") == 1
+    assert float(scaled.dynamic_scale) == 2.0 ** (15 + 2 * STEPS // 2)
