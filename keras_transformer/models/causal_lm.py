@@ -23,6 +23,7 @@ from keras_transformer.layers.parts import as_part, as_position_part, clone, sha
 from keras_transformer.layers.results import pack, unpack
 from keras_transformer.models.position_places import position_places
 from keras_transformer.models.presets import CAUSAL_PRESETS, preset_config
+from keras_transformer.models.prompt_buckets import in_buckets
 from keras_transformer.models.prompted import PromptedDecoder, StreamedPrompt, step
 from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of
 
@@ -302,7 +303,16 @@ class CausalLM(VocabularyEnd):
         )
         return scores
 
-    def generate(self, token_ids, padding_mask=None, max_length=None, num_beams=1, length_penalty=0.6, **kwargs):
+    def generate(
+        self,
+        token_ids,
+        padding_mask=None,
+        max_length=None,
+        num_beams=1,
+        length_penalty=0.6,
+        jit_compile=False,
+        **kwargs,
+    ):
         """The best continuation of each prompt.
 
         Args:
@@ -313,6 +323,8 @@ class CausalLM(VocabularyEnd):
             num_beams: 1 is greedy search.
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`. It
                 is of the generated tokens alone, whose scores are compared.
+            jit_compile: whether XLA compiles the search, on TensorFlow. It then takes seconds the first time for each
+                shape, of which there are few: batch and prompts are padded to powers of two.
             **kwargs: further keywords of `generation.search`, as in `Transformer.generate`. `min_length` and `limits`
                 count the prompt, and `repetition_penalty` and `no_repeat_ngram_size` see it, as in Hugging Face. There
                 is no source for `return_alignments` to point at.
@@ -325,14 +337,17 @@ class CausalLM(VocabularyEnd):
         options = {"max_length": max_length, "num_beams": num_beams, "length_penalty": length_penalty, **kwargs}
         settings, tensors = generation.as_settings_and_tensors(options, self.vocabulary_size)
         token_ids, padding_mask = self._prompts(token_ids, padding_mask, max_length)
-        if padding_mask is not None:
-            tensors = {**tensors, "padding_mask": ops.convert_to_tensor(padding_mask)}
-        graph = (*sorted(settings.items()), *tensors)
+        graph = (*sorted(settings.items()), jit_compile)
         if graph not in self._generate_functions:
             self._generate_functions[graph] = generation.compiled(
-                lambda ids, tensors: self.search(ids, **settings, **tensors)
+                lambda ids, tensors: self.search(ids, **settings, **tensors), jit_compile=jit_compile
             )
-        result = self._generate_functions[graph](ops.convert_to_tensor(token_ids), tensors)
+        search = self._generate_functions[graph]
+        if jit_compile:
+            result = in_buckets(search, token_ids, padding_mask, tensors, max_length)
+        else:
+            mask = {} if padding_mask is None else {"padding_mask": ops.convert_to_tensor(padding_mask)}
+            result = search(ops.convert_to_tensor(token_ids), {**tensors, **mask})
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
 
     def search(

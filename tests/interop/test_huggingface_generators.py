@@ -374,23 +374,6 @@ def test_what_we_write_they_read(pair, tmp_path):
     assert [getattr(again, name) for name in ids] == [getattr(ours, name) for name in ids]
 
 
-@needs_transformers
-def test_a_cached_step_of_a_loaded_model_has_the_logits_of_the_whole(pair):
-    theirs, ours = pair
-    inputs, _ = batch(theirs)
-    if isinstance(ours, CausalLM):
-        given = inputs["token_ids"]
-        cache, rest = ours.make_cache(B, S), {}
-    else:
-        given, source = inputs["decoder_token_ids"], inputs["encoder_token_ids"]
-        rest = {"encoder_padding_mask": ours.encoder_padding_mask(inputs)}
-        cache = ours.make_cache(ours.encode(source, *rest.values()), T)
-    expected = numpy(ours(inputs))
-    for step in range(given.shape[1]):
-        hidden, cache = ours.decode(given[:, step : step + 1], cache=cache, **rest)
-        np.testing.assert_allclose(numpy(ours.logits(hidden))[:, 0], expected[:, step], rtol=1e-5, atol=1e-5)
-
-
 # --- Models that the formats do not have ---
 
 CAUSAL = {"num_layers": 1, "num_heads": 2, "hidden_dim": 6, "intermediate_dim": 5}

@@ -249,6 +249,19 @@ def test_generate_is_search_in_a_graph(plain, prompts, keywords):
         assert found.token_ids[2, 2:4].tolist() == [4, 4]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA's own loop is TensorFlow's")
+@pytest.mark.parametrize(
+    "keywords", [{}, {"num_beams": 2, "max_length": 9, "limits": [7, 9, 6]}], ids=["greedy", "beams"]
+)
+def test_a_compiled_search_finds_the_same(plain, prompts, keywords):
+    found = plain.generate(*prompts, jit_compile=True, **keywords)
+    expected = plain.generate(*prompts, **keywords)
+    for name, x in found._asdict().items():
+        # float32 in another order, summed over up to 50 tokens
+        np.testing.assert_allclose(x, getattr(expected, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_without_a_maximum_a_prompt_grows_by_50(plain, prompts):
     found = plain.generate(*prompts)
     assert found.token_ids.shape == (B, 55) and found.lengths.tolist() == [54, 55, 52]
