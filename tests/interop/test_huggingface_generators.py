@@ -292,7 +292,12 @@ def save(theirs, directory, **config):
     return write(directory, {**theirs.config.to_dict(), "architectures": [name], **config}, tensors)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+SLOW = ("gpt2, other sizes", "gpt_neo, other sizes", "t5, gated by silu")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGS]
+)
 def pair(request, tmp_path_factory):
     """A model of theirs, and ours of its directory."""
     pytest.importorskip("torch")
