@@ -52,6 +52,9 @@ class LogitsProcessor:
     needs_history: ClassVar[bool] = False
     """Whether `context.token_ids` must be there: beams then carry it along."""
 
+    sees_prompt: ClassVar[bool] = False
+    """Whether in a decoder-only model the prompt counts as generated."""
+
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
         """Logits (N, V) float32, none of them NaN, to logits of that shape; -inf is a token that is never chosen."""
         raise NotImplementedError

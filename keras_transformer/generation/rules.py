@@ -29,6 +29,7 @@ class RepetitionPenalty(LogitsProcessor):
 
     repetition_penalty: float
     needs_history: ClassVar[bool] = True
+    sees_prompt: ClassVar[bool] = True
 
     def __post_init__(self):
         if not is_number(self.repetition_penalty) or not 0 < self.repetition_penalty < math.inf:
@@ -47,6 +48,7 @@ class NoRepeatNGram(LogitsProcessor):
 
     size: int
     needs_history: ClassVar[bool] = True
+    sees_prompt: ClassVar[bool] = True
 
     def __post_init__(self):
         if not is_count(self.size):
@@ -72,6 +74,7 @@ class MinLength(LogitsProcessor):
     """
 
     length: int
+    sees_prompt: ClassVar[bool] = True
 
     def __post_init__(self):
         if not is_count(self.length, least=0):
@@ -171,7 +174,12 @@ def generated(context: SearchContext) -> Tensor:
 
 
 def among(token_ids: Tensor, which: Tensor, logits: Tensor) -> Tensor:
-    """Whether each token of the vocabulary is among those of `token_ids` (N, L) where `which` is true: (N, V)."""
+    """Whether each token of the vocabulary is among those of `token_ids` (N, L) where `which` is true: (N, V).
+
+    An id of -1 is no token.
+    """
+    which = ops.logical_and(which, token_ids >= 0)
+    token_ids = ops.maximum(token_ids, 0)
     rows = ops.broadcast_to(ops.arange(ops.shape(token_ids)[0], dtype="int32")[:, None], ops.shape(token_ids))
     places = ops.reshape(ops.stack([rows, token_ids], axis=-1), (-1, 2))
     counts = ops.reshape(ops.cast(ops.broadcast_to(which, ops.shape(token_ids)), logits.dtype), (-1,))

@@ -5,6 +5,7 @@ Shapes: `B` batch, `T` query length, `S` source length, `H` heads, `G` heads of 
 `K` width of a head.
 """
 
+import functools
 import math
 
 import keras
@@ -21,15 +22,22 @@ from keras_transformer.layers.attention_inputs import (
     integers_of_places,
     places_of,
 )
-from keras_transformer.layers.dot_product import dot_product_attention, fused_attention
+from keras_transformer.layers.cached_attention import BLOCK, cached_attention
+from keras_transformer.layers.dot_product import attend_by_heads, dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.masks import Visibility, causal
 from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_position_part, shared_config
-from keras_transformer.layers.projection import project
+from keras_transformer.layers.projection import as_matrix, project
 from keras_transformer.layers.results import pack
-from keras_transformer.layers.shared_memory import scores_row_by_row, side_by_side, visibility_side_by_side
+from keras_transformer.layers.shared_memory import (
+    is_one,
+    scores_row_by_row,
+    sharing,
+    side_by_side,
+    visibility_side_by_side,
+)
 
 LONG = 2048 * 2048
 """`T x S` from which attention on TensorFlow goes block by block; four times that if no pattern hides any of them."""
@@ -55,6 +63,7 @@ class MultiHeadAttention(keras.layers.Layer):
         value_dim: width of a head's values; None means `key_dim`.
         dropout: rate on the attention weights while training.
         use_bias: whether the projections have biases.
+        use_output_bias: whether the last of them has one; None means as `use_bias`. GPT-Neo has it there alone.
         output_shape: width of the result, or its last axes as a tuple; None means the query's width.
         attention_axes: axes attended over, of inputs of any rank; None means all but the batch and the width.
         sliding_window: None, or a query attends to keys less than this many positions away.
@@ -90,7 +99,8 @@ class MultiHeadAttention(keras.layers.Layer):
             segment. The second is by default the first.
         positions, key_positions: integers `(1, T)` or `(B, T)`, and of `S`. By default positions count from 0, within
             each segment if there are `segment_ids`, with a cache from its `"position"`. The second is by default the
-            first where that is given.
+            first where that is given. With a cache of `make_cache` it is those of all places of the cache, as where
+            each row starts with a prompt of another length.
 
     Returns:
         `output[, scores][, cache]`, as asked for: `(B, T, D)`, `(B, H, T, S)`, and the cache after this call.
@@ -133,6 +143,7 @@ class MultiHeadAttention(keras.layers.Layer):
         num_key_value_heads=None,
         position=None,
         pattern=None,
+        use_output_bias=None,
         **kwargs,
     ):
         check_positive_integers(num_heads=num_heads, key_dim=key_dim)
@@ -149,6 +160,8 @@ class MultiHeadAttention(keras.layers.Layer):
             )
         check_rates(dropout=dropout)
         check_booleans(use_bias=use_bias, use_gate=use_gate)
+        if use_output_bias is not None:
+            check_booleans(use_output_bias=use_output_bias)
         if flash_attention not in (None, True, False):
             raise ValueError(
                 f"`flash_attention` must be True, False or None. Received: flash_attention={flash_attention!r}"
@@ -166,6 +179,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.value_dim = value_dim or key_dim
         self.dropout = dropout
         self.use_bias = use_bias
+        self.use_output_bias = use_output_bias
         self._output_shape = _as_tuple(output_shape, "output_shape")
         for width in self._output_shape or ():
             check_positive_integers(output_shape=width)
@@ -217,7 +231,8 @@ class MultiHeadAttention(keras.layers.Layer):
     def _to_heads(self, name, input_shape, heads, width, activation=None):
         dims = "abcdefgh"[: len(input_shape) - 1]
         output_shape = (*[None] * (len(dims) - 1), heads, width)
-        return self._projection(name, f"{dims}x,xyz->{dims}yz", "yz", input_shape, output_shape, activation)
+        bias_axes = "yz" if self.use_bias else None
+        return self._projection(name, f"{dims}x,xyz->{dims}yz", bias_axes, input_shape, output_shape, activation)
 
     def _from_heads(self, name, query_shape):
         dims = "abcdefgh"[: len(query_shape) - 1]
@@ -225,14 +240,16 @@ class MultiHeadAttention(keras.layers.Layer):
         out = "stuvwx"[: len(widths)]
         input_shape = (*query_shape[:-1], self.num_heads, self.value_dim)
         output_shape = (*[None] * (len(dims) - 1), *widths)
-        return self._projection(name, f"{dims}yz,yz{out}->{dims}{out}", out, input_shape, output_shape)
+        has_bias = self.use_bias if self.use_output_bias is None else self.use_output_bias
+        bias_axes = out if has_bias else None
+        return self._projection(name, f"{dims}yz,yz{out}->{dims}{out}", bias_axes, input_shape, output_shape)
 
     def _projection(self, name, equation, bias_axes, input_shape, output_shape, activation=None):
         projection = keras.layers.EinsumDense(
             equation,
             output_shape=output_shape,
             activation=activation,
-            bias_axes=bias_axes if self.use_bias else None,
+            bias_axes=bias_axes,
             kernel_initializer=clone_initializer(self.kernel_initializer),
             bias_initializer=clone_initializer(self.bias_initializer),
             kernel_regularizer=self.kernel_regularizer,
@@ -264,9 +281,14 @@ class MultiHeadAttention(keras.layers.Layer):
     def output_dense(self):
         return self._output_dense
 
-    def make_cache(self, batch_size, max_length):
-        """An empty cache for self-attention over up to `max_length` positions."""
-        shape = (batch_size, max_length, self.num_key_value_heads or self.num_heads)
+    def make_cache(self, batch_size, max_length, num_beams=1):
+        """An empty cache for self-attention over up to `max_length` positions.
+
+        With `num_beams` the rows of `query` are `batch_size * num_beams`, the beams of a sentence after each other.
+        What they write at a position lies side by side, as `num_beams` keys: it stays there when beams change places,
+        and `attention_mask` `(batch_size * num_beams, T, max_length * num_beams)` says which of it a beam sees.
+        """
+        shape = (batch_size, self.num_key_value_heads or self.num_heads, max_length * num_beams)
         return {
             "key": ops.zeros((*shape, self.key_dim), self.compute_dtype),
             "value": ops.zeros((*shape, self.value_dim), self.compute_dtype),
@@ -280,20 +302,33 @@ class MultiHeadAttention(keras.layers.Layer):
         """
         if not self.built:
             raise ValueError("The layer must be built before it can project: call it first. Received: built=False")
-        key = value if key is None else key
+        keys, values = self._project_source(value, value if key is None else key, positions)
+        return {"key": ops.swapaxes(keys, 1, 2), "value": ops.swapaxes(values, 1, 2)}
+
+    def with_matrices(self, cache):
+        """The cache with the layer's kernels in it as matrices, as they are now: for a loop that does not change them.
+
+        The loop then carries what each of its steps would bring into shape (see `projection.as_matrix`).
+        """
+        layers = {"query": (self._query_dense, 1), "output": (self._output_dense, 2)}
+        if "position" in cache:
+            layers |= {"key": (self._key_dense, 1), "value": (self._value_dense, 1)}
+        return {**cache, "matrices": {name: as_matrix(*layer) for name, layer in layers.items()}}
+
+    def _project_source(self, value, key, positions, matrices=None):
+        """Keys `(B, S, G, K)` and values `(B, S, G, V)`."""
+        matrices = matrices or {}
         if positions is None and self.position is not None:
             positions = ops.arange(self._axes.length(ops.shape(key)))
-        return {
-            "key": self._placed(self._key_dense, key, positions),
-            "value": self._axes.flatten(project(self._value_dense, value, 1)),
-        }
+        values = project(self._value_dense, value, 1, matrix=matrices.get("value"))
+        return self._placed(self._key_dense, key, positions, matrices.get("key")), self._axes.flatten(values)
 
-    def _placed(self, dense, inputs, positions):
+    def _placed(self, dense, inputs, positions, matrix=None):
         """Queries or keys `(B, T, H, K)` of `inputs` that know their place, if it is for the position part to say."""
         if hasattr(self.position, "add"):
             told = self.position.add(self._axes.flatten(inputs), positions)
             inputs = self._axes.unflatten(told, ops.shape(inputs)[:-1])
-        projected = self._axes.flatten(project(dense, inputs, 1))
+        projected = self._axes.flatten(project(dense, inputs, 1, matrix=matrix))
         return self.position.rotate(projected, positions) if hasattr(self.position, "rotate") else projected
 
     def call(
@@ -317,10 +352,10 @@ class MultiHeadAttention(keras.layers.Layer):
         check_is_cache(cache)
         is_written = cache is not None and "position" in cache
         is_memory = cache is not None and not is_written
-        self._check_call(query, value, key, cache, return_attention_scores, positions, key_positions, segment_ids)
+        self._check_call(query, value, key, cache, attention_mask, return_attention_scores, segment_ids)
         positions, key_positions, segment_ids, key_segment_ids = integers_of_places(
             places_of(self._axes, query),
-            places_of(self._axes, cache["key"] if is_memory else value),
+            places_of(self._axes, value) if cache is None else (cache["key"].shape[0], cache["key"].shape[2]),
             positions,
             key_positions,
             segment_ids,
@@ -343,16 +378,24 @@ class MultiHeadAttention(keras.layers.Layer):
             query_positions = ops.arange(self._axes.length(query_dims))
             query_positions = query_positions + cache["position"] if is_written else query_positions
 
-        # What there is to attend to.
-        if is_memory:
-            memory = cache
-        else:
-            memory = self.project_memory(value, key, query_positions if is_written else key_positions)
+        # What there is to attend to. Rows that share a row of the cache attend to it side by side.
+        rows = query_dims[0]
+        batch = rows if cache is None else ops.shape(cache["key"])[0]
+        matrices = {} if cache is None else cache.get("matrices", {})
+        if not is_memory:
+            keys, values = self._project_source(
+                value, value if key is None else key, query_positions if is_written else key_positions, matrices
+            )
         if is_written:
-            cache = memory = _write(cache, memory)
-        source_dims = ops.shape(memory["key"])[:2] if cache is not None else ops.shape(value)[:-1]
+            num_beams = sharing(rows, batch)
+            cache = _write(cache, keys, values, num_beams)
+        if cache is not None:
+            keys, values = cache["key"], cache["value"]
+        source_dims = (batch, ops.shape(keys)[2]) if cache is not None else ops.shape(value)[:-1]
         if key_positions is None and are_needed:
             key_positions = ops.arange(self._axes.length(source_dims))
+            if is_written and not is_one(num_beams):
+                key_positions = key_positions[None] // num_beams  # not consecutive: several at each position
 
         # Who attends to whom.
         seen_by_position = [] if self.pattern is None else [self.pattern]
@@ -360,14 +403,16 @@ class MultiHeadAttention(keras.layers.Layer):
             seen_by_position.append(patterns.SlidingWindow(self.sliding_window))
         if use_causal_mask:
             seen_by_position.append(causal)
-        elif is_written:
-            seen_by_position.append(lambda _, key_position: key_position < cache["position"])
+        written, is_written_key = cache["position"] * num_beams if is_written else None, None
+        if is_written and (positions is not None or not use_causal_mask):  # causality else hides what comes later
+            is_written_key = ops.expand_dims(ops.arange(source_dims[1]) < written, 0)
         visibility = Visibility(
             attention_mask=self._axes.flatten_attention_mask(attention_mask, self.num_heads, query_dims, source_dims),
             query_mask=self._axes.flatten_padding_mask(query_mask, query_dims, "query_mask"),
-            key_mask=_both(
+            key_mask=_all(
                 self._axes.flatten_padding_mask(value_mask, source_dims, "value_mask"),
                 self._axes.flatten_padding_mask(key_mask, source_dims, "key_mask"),
+                is_written_key,
             ),
             query_positions=query_positions,
             key_positions=key_positions,
@@ -376,16 +421,17 @@ class MultiHeadAttention(keras.layers.Layer):
             patterns=tuple(seen_by_position),
         )
 
-        queries = self._placed(self._query_dense, query, query_positions)
+        queries = self._placed(self._query_dense, query, query_positions, matrices.get("query"))
         queries = queries * ops.cast(1.0 / math.sqrt(self.key_dim), queries.dtype)
-        if is_memory:
-            rows, batch = query_dims[0], ops.shape(memory["key"])[0]
-            queries = side_by_side(queries, batch)
-            visibility = visibility_side_by_side(visibility, batch, rows)
-        heads, scores = self._attend(
-            queries, memory["key"], memory["value"], visibility, training, return_attention_scores, from_zero
-        )
-        if is_memory:
+        if cache is None:
+            heads, scores = self._attend(
+                queries, keys, values, visibility, training, return_attention_scores, from_zero
+            )
+        else:
+            queries, visibility = side_by_side(queries, batch), visibility_side_by_side(visibility, batch, rows)
+            heads, scores = self._attend_to_cache(
+                queries, keys, values, visibility, training, return_attention_scores, written
+            )
             heads = ops.reshape(heads, (*query_dims, self.num_heads, self.value_dim))
             scores = None if scores is None else scores_row_by_row(scores, rows, query_dims[1])
 
@@ -394,7 +440,7 @@ class MultiHeadAttention(keras.layers.Layer):
             heads = heads * project(self._gate_dense, query, 1)
         if return_attention_scores:
             scores = self._axes.unflatten_scores(scores, query_dims, source_dims)
-        return pack(project(self._output_dense, heads, 2), scores, cache)
+        return pack(project(self._output_dense, heads, 2, matrix=matrices.get("output")), scores, cache)
 
     def _attend(self, query, key, value, visibility, training, return_scores, from_zero):
         """The heads' sums `(B, T, H, V)` and their weights, or None; by the path that suits the call."""
@@ -424,13 +470,33 @@ class MultiHeadAttention(keras.layers.Layer):
         )
         return heads, scores if return_scores else None
 
+    def _attend_to_cache(self, query, key, value, visibility, training, return_scores, written):
+        """`_attend` to keys and values that lie head by head, `written` of which are there (None: all)."""
+        drops = bool(training) and self.dropout > 0
+        position = self.position if hasattr(self.position, "scores") else None
+        is_long = key.shape[2] is None or key.shape[2] > BLOCK
+        if written is not None and is_long and not (drops or return_scores):
+            return cached_attention(query, key, value, visibility, position, written), None
+        bias = None
+        if position is not None:
+            bias = position.scores(query, visibility.query_positions, visibility.key_positions)
+        heads, scores = attend_by_heads(
+            ops.swapaxes(query, 1, 2),
+            key,
+            value,
+            visibility.mask(),
+            bias,
+            dropout=(lambda weights: self._dropout_layer(weights, training=True)) if drops else None,
+        )
+        return ops.swapaxes(heads, 1, 2), scores if return_scores else None
+
     def _goes_by_blocks(self, query, key, visibility):
         """Whether to take the path without `T x S` numbers: where asked for, and where it is faster or saves much."""
         if self.flash_attention is not None or None in (query.shape[1], key.shape[1]):
             return self.flash_attention
         return query.shape[1] * key.shape[1] >= (LONG if visibility.patterns else 4 * LONG)
 
-    def _check_call(self, query, value, key, cache, return_scores, positions, key_positions, segment_ids):
+    def _check_call(self, query, value, key, cache, attention_mask, return_scores, segment_ids):
         if self.flash_attention and return_scores:
             raise ValueError(
                 "Returning attention scores is not supported when flash attention is enabled. "
@@ -444,16 +510,15 @@ class MultiHeadAttention(keras.layers.Layer):
             check_inputs(self._axes, self._widths, query=query)
         if cache is None:
             return
-        check_cache(cache, query, self.num_key_value_heads or self.num_heads, self.key_dim)
+        check_cache(cache, query, self.num_key_value_heads or self.num_heads, self.key_dim, attention_mask)
         if not self._axes.is_sequence:
             raise ValueError(
                 f"A `cache` is for sequences (batch, length, width). Received: a query of shape {tuple(query.shape)}"
             )
-        if "position" in cache and not (positions is key_positions is segment_ids is None):
+        if "position" in cache and segment_ids is not None:
             raise ValueError(
-                "With a `cache` of `make_cache` it is the cache that counts positions, in one segment: "
-                "`positions`, `key_positions` and `segment_ids` must be None. Received: "
-                f"positions={positions}, key_positions={key_positions}, segment_ids={segment_ids}"
+                "A `cache` of `make_cache` holds one segment a row: `segment_ids` must be None. "
+                f"Received: segment_ids={segment_ids}"
             )
 
     def compute_mask(self, inputs, previous_mask):
@@ -474,6 +539,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "value_dim": self.value_dim,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
+            "use_output_bias": self.use_output_bias,
             "output_shape": self._output_shape,
             "attention_axes": self.attention_axes,
             "sliding_window": self.sliding_window,
@@ -493,13 +559,23 @@ class MultiHeadAttention(keras.layers.Layer):
         }
 
 
-def _write(cache, new):
-    """The cache with the keys and values of `new` at its position, and the position after them."""
-    start = (0, cache["position"], 0, 0)
+def _write(cache, keys, values, num_beams):
+    """The cache with `keys` and `values` `(B num_beams, T, G, K)` at its position, and the position after them."""
+    start = (0, 0, cache["position"] * num_beams, 0)
+
+    def written(array, new):
+        batch = ops.shape(array)[0]
+        if not is_one(num_beams):  # the beams of a sentence at each position, side by side
+            _, length, *rest = ops.shape(new)
+            new = ops.swapaxes(ops.reshape(new, (batch, num_beams, length, *rest)), 1, 2)
+            new = ops.reshape(new, (batch, length * num_beams, *rest))
+        return _slice_update(array, start, ops.cast(ops.swapaxes(new, 1, 2), array.dtype))
+
     return {
-        "key": _slice_update(cache["key"], start, ops.cast(new["key"], cache["key"].dtype)),
-        "value": _slice_update(cache["value"], start, ops.cast(new["value"], cache["value"].dtype)),
-        "position": cache["position"] + ops.shape(new["key"])[1],
+        **cache,
+        "key": written(cache["key"], keys),
+        "value": written(cache["value"], values),
+        "position": cache["position"] + ops.shape(keys)[1],
     }
 
 
@@ -519,10 +595,9 @@ def _slice_update(array, start, new):
     return update(array, new)
 
 
-def _both(first, second):
-    if first is None or second is None:
-        return second if first is None else first
-    return ops.logical_and(first, second)
+def _all(*masks):
+    given = [mask for mask in masks if mask is not None]
+    return functools.reduce(ops.logical_and, given) if given else None
 
 
 def _as_tuple(value, argument):

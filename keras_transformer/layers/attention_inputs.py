@@ -45,27 +45,35 @@ def check_is_cache(cache):
         )
 
 
-def check_cache(cache, query, heads, width):
+def check_cache(cache, query, heads, width, attention_mask=None):
     """`cache` against `query` `(B, T, D)` and the layer's heads of keys and their width."""
     if is_placeholder(query):
         return
-    batch, room, *of_keys = cache["key"].shape
+    batch, *of_keys, room, key_width = cache["key"].shape
     rows, length = query.shape[:2]
-    if of_keys != [heads, width]:
+    if [*of_keys, key_width] != [heads, width]:
         raise ValueError(
             f"`cache` must hold {heads} heads of keys of width {width}, as a value of this layer's `make_cache` or "
             f"`project_memory`. Received: keys of the shape {tuple(cache['key'].shape)}"
         )
-    if "position" not in cache:
-        if isinstance(rows, int) and isinstance(batch, int) and batch and rows % batch:
-            raise ValueError(
-                "The batch of `query` must be a multiple of that of the memory in `cache`, rows of which share a row. "
-                f"Received: {rows} and {batch}"
-            )
-    elif not axes_fit([rows], [batch]) or (isinstance(length, int) and isinstance(room, int) and length > room):
+    are_known = isinstance(rows, int) and isinstance(batch, int) and batch > 0
+    if are_known and rows % batch:
         raise ValueError(
-            f"`query` must have the batch {batch} and at most the length {room} for which its `cache` was made. "
-            f"Received: shape={tuple(query.shape)}. Make the cache for this batch, with a larger `max_length`."
+            "The batch of `query` must be a multiple of that of `cache`, rows of which share a row. "
+            f"Received: a query of shape {tuple(query.shape)} and a cache for the batch {batch}"
+        )
+    if "position" not in cache:
+        return
+    num_beams = rows // batch if are_known else 1
+    if num_beams > 1 and attention_mask is None:
+        raise ValueError(
+            f"`cache` was made for the batch {batch}. Received: a query of shape {tuple(query.shape)}. If its rows are "
+            "beams, which share a row of the cache, pass the `attention_mask` that says what each of them sees."
+        )
+    if isinstance(length, int) and isinstance(room, int) and length * num_beams > room:
+        raise ValueError(
+            f"`query` must have at most the length {room // num_beams} for which its `cache` was made. "
+            f"Received: shape={tuple(query.shape)}. Make the cache with a larger `max_length`."
         )
 
 

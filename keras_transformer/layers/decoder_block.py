@@ -32,6 +32,7 @@ class DecoderBlock(Block):
             segment alone, in self-attention and in attention to the encoder.
         positions: integers `(T,)` or `(B, T)`; None means 0 to T - 1, or from 0 in each segment, or with a cache those
             after what is in it.
+        key_positions: with a cache and `positions`, those of all its places, `(1, L)` or `(B, L)`; else None.
 
     Returns:
         `output[, scores][, cache]`, as asked for; `output` is `(B, T, D)`.
@@ -51,10 +52,11 @@ class DecoderBlock(Block):
         self._feedforward = self._build_feed_forward(decoder_sequence_shape)
         self._build_residual(decoder_sequence_shape, "feedforward")
 
-    def make_cache(self, batch_size, max_length, encoder_sequence=None):
+    def make_cache(self, batch_size, max_length, encoder_sequence=None, num_beams=1):
         """An empty cache of `max_length` positions, with the encoder's keys and values projected once.
 
         `batch_size` may be a multiple `n` of the batch of `encoder_sequence`: `n` rows then share a sentence.
+        `num_beams` is as in `MultiHeadAttention.make_cache`.
         """
         if not self.built:
             raise ValueError("The block must be built before it can make a cache: call it first. Received: built=False")
@@ -64,10 +66,14 @@ class DecoderBlock(Block):
                 f"This `DecoderBlock` was built {built} `encoder_sequence`, and a cache is asked for {made} it. "
                 "Build one block for each use."
             )
-        cache = {"self": self._self_attention_layer.make_cache(batch_size, max_length)}
+        cache = {"self": self._self_attention_layer.make_cache(batch_size, max_length, num_beams)}
         if self._cross_attention_layer is not None:
             cache["cross"] = self._cross_attention_layer.project_memory(encoder_sequence)
         return cache
+
+    def with_matrices(self, cache):
+        """The cache for a loop that does not change the weights: `MultiHeadAttention.with_matrices` of each."""
+        return {name: getattr(self, f"_{name}_attention_layer").with_matrices(part) for name, part in cache.items()}
 
     def call(
         self,
@@ -84,6 +90,7 @@ class DecoderBlock(Block):
         segment_ids=None,
         encoder_segment_ids=None,
         positions=None,
+        key_positions=None,
     ):
         has_memory = encoder_sequence is not None or (isinstance(cache, dict) and "cross" in cache)
         if has_memory != (self._cross_attention_layer is not None):
@@ -114,6 +121,7 @@ class DecoderBlock(Block):
             use_causal_mask=use_causal_mask,
             segment_ids=segment_ids,
             positions=positions,
+            key_positions=key_positions,
             training=training,
         )
         cross_attention = self._attention(

@@ -13,7 +13,7 @@ def masked_softmax(scores, mask=None):
 
     Computed in float32 or wider. A row with no place left is zero everywhere, and its gradient is finite.
     """
-    scores = _wide(scores)
+    scores = wide(scores)
     if mask is None:
         return _softmax(scores)
     # Far below any score and, unlike -inf, without NaN in a row that has nothing else.
@@ -22,7 +22,7 @@ def masked_softmax(scores, mask=None):
     return ops.where(mask, weights, ops.zeros((), weights.dtype))
 
 
-def _wide(scores):
+def wide(scores):
     """`scores` in float32 or wider. A product that overflowed is a large score, not NaN in its row."""
     if keras.backend.standardize_dtype(scores.dtype) == "float16":
         largest = float(np.finfo("float16").max)
@@ -52,20 +52,25 @@ def dot_product_attention(query, key, value, mask=None, bias=None, dropout=None)
         `(B, T, H, V)` and the weights before dropout, `(B, H, T, S)`, both in the dtype of `query`. A query
         with nothing to attend to has weights of zero and a sum of exactly zero.
     """
-    # Both factors of the scores keep K last, so that each is copied row by row. Of the letters "bhtk,bhsk->bhts" Keras
-    # makes, on TensorFlow, a product with keys that are transposed element by element; of dots it does not.
-    query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))  # (B, H, T, K), (B, G, S, K)
-    scores = _ungrouped(ops.einsum("...tk,...sk->...ts", _grouped(query, key), key), query)
-    if bias is not None:
-        scores = _wide(scores)
-        scores = scores + ops.cast(_wide(bias), scores.dtype)
-    weights = ops.cast(masked_softmax(scores, mask), query.dtype)
-    dropped = weights if dropout is None else dropout(weights)
-    output = _ungrouped(ops.einsum("...ts,...sk->...tk", _grouped(dropped, key), value), query)
+    query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))
+    output, weights = attend_by_heads(query, key, value, mask, bias, dropout)
     return ops.swapaxes(output, 1, 2), weights
 
 
-def _grouped(x, key):
+def attend_by_heads(query, key, value, mask=None, bias=None, dropout=None):
+    """`dot_product_attention` of tensors whose heads come first: `(B, H, T, K)`, `(B, G, S, K)`, `(B, G, S, V)`."""
+    # Both factors of the scores keep K last, so that each is copied row by row. Of the letters "bhtk,bhsk->bhts" Keras
+    # makes, on TensorFlow, a product with keys that are transposed element by element; of dots it does not.
+    scores = ungrouped(ops.einsum("...tk,...sk->...ts", grouped(query, key), key), query)
+    if bias is not None:
+        scores = wide(scores)
+        scores = scores + ops.cast(wide(bias), scores.dtype)
+    weights = ops.cast(masked_softmax(scores, mask), query.dtype)
+    dropped = weights if dropout is None else dropout(weights)
+    return ungrouped(ops.einsum("...ts,...sk->...tk", grouped(dropped, key), value), query), weights
+
+
+def grouped(x, key):
     """The queries of heads that share a head of `key` `(B, G, S, K)`, as more queries of one head.
 
     `(B, H, T, ...)` -> `(B, G, H / G T, ...)`.
@@ -77,8 +82,8 @@ def _grouped(x, key):
     return ops.reshape(x, (batch, groups, heads // groups * length, width))
 
 
-def _ungrouped(x, query):
-    """The inverse of `_grouped`: `(B, H, T, ...)`."""
+def ungrouped(x, query):
+    """The inverse of `grouped`: `(B, H, T, ...)`."""
     if x.shape[1] == query.shape[1]:
         return x
     return ops.reshape(x, (*ops.shape(query)[:3], ops.shape(x)[3]))

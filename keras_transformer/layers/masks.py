@@ -124,6 +124,13 @@ class Visibility(NamedTuple):
             query_block, key_block: its lengths, integers: a compiler needs them when it compiles.
         """
         of_row, of_query, of_key = (row, 1), (query_start, query_block), (key_start, key_block)
+        return self._part(of_row, of_query, of_key)
+
+    def of_keys(self, start, length):
+        """What is said of all queries and of `length`, an integer, keys from `start` on."""
+        return self._part(None, None, (start, length))
+
+    def _part(self, of_row, of_query, of_key):
         return self._replace(
             attention_mask=_window(self.attention_mask, of_row, None, of_query, of_key),
             query_mask=_window(self.query_mask, of_row, of_query),
@@ -171,6 +178,8 @@ def _window(x, *windows):
 
 
 def _positions_window(positions, of_row, window):
+    if window is None and of_row is None:
+        return positions
     if positions is not None and len(positions.shape) == 1:
         return positions[0] + window[0] + ops.arange(window[1], dtype=positions.dtype)
     return _window(positions, of_row, window)

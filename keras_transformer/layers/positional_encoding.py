@@ -5,18 +5,20 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.layers.angles import sine_and_cosine
-from keras_transformer.layers.arguments import check_positive_numbers, check_rank
+from keras_transformer.layers.arguments import check_booleans, check_positive_numbers, check_rank
 from keras_transformer.layers.positions import as_positions
 
 
-def sinusoids(positions, hidden_dim, max_wavelength=10000.0):
+def sinusoids(positions, hidden_dim, max_wavelength=10000.0, interleaved=True):
     """The encoding of integer `positions` of shape `(..., T)`: float32 of shape `(..., T, hidden_dim)`.
 
     `PE(p, 2i) = sin(p / w^(2i/D))`, `PE(p, 2i+1) = cos(p / w^(2i/D))`, `w` the longest wavelength over 2 pi
     (Vaswani et al. 2017, section 3.5, unnumbered equations). It differs from float64 by less than 1e-6 up to
-    position 2,097,151.
+    position 2,097,151. If not `interleaved`, all sines come first, then all cosines, as in Marian.
     """
     channel = np.arange(hidden_dim)
+    if not interleaved:
+        channel = np.concatenate([channel[::2], channel[1::2]])
     frequencies = np.power(float(max_wavelength), -2.0 * (channel // 2) / hidden_dim)
     phases = (channel % 2) * (np.pi / 2)  # cos x = sin(x + pi/2), so that no two halves need be interleaved
     return sine_and_cosine(positions, frequencies, phases)[0]
@@ -36,6 +38,8 @@ class PositionalEncoding(keras.layers.Layer):
 
     Args:
         max_wavelength: the `10000` of the formula.
+        interleaved: whether sines and cosines alternate, as in the paper, or all sines come before all cosines, as in
+            Marian, which is the same up to the order of channels.
 
     Call arguments:
         inputs: `(B, T, D)`.
@@ -56,10 +60,12 @@ class PositionalEncoding(keras.layers.Layer):
     array([0.8415, 0.5403, 0.01  , 1.    ], dtype=float32)
     """
 
-    def __init__(self, max_wavelength=10000.0, **kwargs):
+    def __init__(self, max_wavelength=10000.0, interleaved=True, **kwargs):
         check_positive_numbers(max_wavelength=max_wavelength)
+        check_booleans(interleaved=interleaved)
         super().__init__(**kwargs)
         self.max_wavelength = max_wavelength
+        self.interleaved = interleaved
         self.supports_masking = True
 
     def call(self, inputs, positions=None):
@@ -70,7 +76,8 @@ class PositionalEncoding(keras.layers.Layer):
 
     def add(self, x, positions):
         """`x + PE`: of the shape and dtype of `x`, `(B, T, D)`, for positions `(T,)` or `(1|B, T)`."""
-        encoding = sinusoids(as_positions(positions, of=(None, None, *x.shape)[-3:]), x.shape[-1], self.max_wavelength)
+        positions = as_positions(positions, of=(None, None, *x.shape)[-3:])
+        encoding = sinusoids(positions, x.shape[-1], self.max_wavelength, self.interleaved)
         wide = keras.backend.result_type(x.dtype, "float32")
         return ops.cast(ops.cast(x, wide) + ops.cast(encoding, wide), x.dtype)
 
@@ -78,4 +85,4 @@ class PositionalEncoding(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "max_wavelength": self.max_wavelength}
+        return {**super().get_config(), "max_wavelength": self.max_wavelength, "interleaved": self.interleaved}

@@ -5,7 +5,22 @@ import math
 from keras import ops
 
 
-def project(dense, inputs, contracted, activation=None):
+def as_matrix(dense, contracted):
+    """The kernel of `dense` as a matrix and its bias as a vector, for `project`; nothing if that is not what it has.
+
+    Taken before a loop and carried through it, they spare the loop's body the change of shape: XLA for CPUs joins it
+    to the product with a vector, and then reads the matrix column by column, at a third of the speed.
+    """
+    if dense.quantization_mode is not None or dense.activity_regularizer is not None:
+        return {}
+    kernel = ops.cast(dense.kernel, dense.compute_dtype)
+    matrix = {"kernel": ops.reshape(kernel, (math.prod(kernel.shape[:contracted]), -1))}
+    if dense.bias is not None:
+        matrix["bias"] = ops.reshape(ops.cast(dense.bias, dense.compute_dtype), (-1,))
+    return matrix
+
+
+def project(dense, inputs, contracted, activation=None, matrix=None):
     """What the `Dense` or `EinsumDense` `dense` makes of `inputs`, computed as the product of two matrices.
 
     Einsum with an axis of heads in the kernel is lowered to products with transposed copies around them; in a
@@ -15,18 +30,17 @@ def project(dense, inputs, contracted, activation=None):
     Args:
         contracted: how many last axes of `inputs`, and first axes of the kernel, are summed over.
         activation: a function of each element by itself, after that of `dense`.
+        matrix: None, or `as_matrix` of `dense`.
     """
     if dense.quantization_mode is not None or dense.activity_regularizer is not None:
         y = dense(inputs)  # what the layer does besides the product is its own business
         return y if activation is None else activation(y)
-    kernel, x = (ops.cast(a, dense.compute_dtype) for a in (dense.kernel, inputs))
-    shape = kernel.shape
-    width = math.prod(shape[:contracted])
-    kernel = kernel if len(shape) == 2 else ops.reshape(kernel, (width, -1))
-    y = ops.matmul(ops.reshape(x, (-1, width)), kernel)
-    if dense.bias is not None:
-        bias = ops.cast(dense.bias, y.dtype)
-        y = y + (bias if len(bias.shape) == 1 else ops.reshape(bias, (-1,)))
+    matrix = matrix or as_matrix(dense, contracted)
+    shape = dense.kernel.shape
+    x = ops.reshape(ops.cast(inputs, dense.compute_dtype), (-1, math.prod(shape[:contracted])))
+    y = ops.matmul(x, matrix["kernel"])
+    if "bias" in matrix:
+        y = y + ops.cast(matrix["bias"], y.dtype)
     y = dense.activation(y)
     y = y if activation is None else activation(y)
     # TensorFlow has an operation for asking for a shape; called eagerly, that is time for each.

@@ -10,12 +10,12 @@ from keras import ops
 def side_by_side(x, batch):
     """`(B, n T, ...)` of `x` `(B n, T, ...)`; `batch` is `B`."""
     rows, length, *rest = ops.shape(x)
-    return ops.reshape(x, (batch, _sharing(rows, batch) * length, *rest))
+    return ops.reshape(x, (batch, sharing(rows, batch) * length, *rest))
 
 
 def visibility_side_by_side(visibility, batch, rows):
     """The `Visibility` of such queries; `rows` is `B n`."""
-    n = _sharing(rows, batch)
+    n = sharing(rows, batch)
 
     def of_each_row(x):
         return None if x is None else side_by_side(x, batch)
@@ -41,10 +41,15 @@ def visibility_side_by_side(visibility, batch, rows):
 def scores_row_by_row(scores, rows, length):
     """`(B n, H, T, S)` of scores `(B, H, n T, S)`."""
     batch, heads, _, source = ops.shape(scores)
-    scores = ops.reshape(scores, (batch, heads, _sharing(rows, batch), length, source))
+    scores = ops.reshape(scores, (batch, heads, sharing(rows, batch), length, source))
     return ops.reshape(ops.swapaxes(scores, 1, 2), (rows, heads, length, source))
 
 
-def _sharing(rows, batch):
+def is_one(n):
+    """Whether `n` is known to be 1: nothing is shared."""
+    return isinstance(n, int) and n == 1
+
+
+def sharing(rows, batch):
     """`n`; a batch of none has none to share."""
     return rows // max(batch, 1) if isinstance(batch, int) else rows // ops.maximum(batch, 1)

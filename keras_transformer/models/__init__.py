@@ -1,6 +1,8 @@
 """STATES -> LOGITS: whole models made of the layers."""
 
+from keras_transformer.models.causal_lm import CausalLM
 from keras_transformer.models.classifier import Classifier
+from keras_transformer.models.crf_tagger import CRFTagger
 from keras_transformer.models.encoder import Encoder
 from keras_transformer.models.masked_lm import MaskedLM
 from keras_transformer.models.presets import PRESETS, preset_config
@@ -9,6 +11,8 @@ from keras_transformer.models.transformer import Transformer
 
 __all__ = [
     "PRESETS",
+    "CRFTagger",
+    "CausalLM",
     "Classifier",
     "Encoder",
     "MaskedLM",

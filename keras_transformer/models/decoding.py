@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_transformer.models import beams
+
 
 def step(model, ids, cache, encoder_padding_mask):
     """Logits `(N, V)` after the ids `(N,)`, and the cache after them."""
@@ -12,8 +14,8 @@ def step(model, ids, cache, encoder_padding_mask):
 class CachedDecoder:
     """Steps through `model`'s decoder for a batch of sources (see `generation.Decoder`).
 
-    Only self-attention's cache belongs to a beam. The encoder's keys and values belong to the sentence: they are
-    projected once, not repeated for each beam, and stay where they are when beams change places.
+    The encoder's keys and values are projected once and serve all beams of the sentence. The decoder's own stay where
+    they were written when beams change places: what changes is a table of whose keys each beam sees.
     """
 
     def __init__(self, model, encoder_token_ids, encoder_padding_mask, max_length):
@@ -27,37 +29,40 @@ class CachedDecoder:
         return ops.shape(self._encoder_states)[1]
 
     def start(self, num_beams):
-        return self._model.make_cache(self._encoder_states, self._max_length, num_beams)
+        cache = self._model.make_cache(self._encoder_states, self._max_length, num_beams)
+        state = {"cache": tuple(b.with_matrices(c) for b, c in zip(self._model.decoder_blocks, cache, strict=True))}
+        if num_beams > 1:
+            state["lineage"] = beams.start(ops.shape(self._encoder_states)[0], num_beams, self._max_length)
+        return state
 
     def step(self, ids, state):
         """Logits `(N, V)` after the ids `(N,)`, and the state after them."""
-        return step(self._model, ids, state, self._encoder_padding_mask)
+        hidden, cache = self._decode(ids, state)
+        return self._model.logits(hidden)[:, 0], {**state, "cache": cache}
 
     def step_with_alignments(self, ids, state):
         """What `step` returns, and the attention to the source `(N, S)`: of the last block, the mean of its heads.
 
         That is what fairseq reports by default; CTranslate2 takes the first head of the last block alone.
         """
-        hidden, scores, state = self._model.decode(
+        hidden, scores, cache = self._decode(ids, state, return_attention_scores=True)
+        alignments = ops.mean(scores[-1]["cross"][:, :, 0], axis=1)
+        return self._model.logits(hidden)[:, 0], {**state, "cache": cache}, alignments
+
+    def _decode(self, ids, state, **kwargs):
+        return self._model.decode(
             ids[:, None],
             encoder_padding_mask=self._encoder_padding_mask,
-            cache=state,
+            decoder_attention_mask=beams.mask(state["lineage"]) if "lineage" in state else None,
+            cache=state["cache"],
             training=False,
-            return_attention_scores=True,
+            **kwargs,
         )
-        return self._model.logits(hidden)[:, 0], state, ops.mean(scores[-1]["cross"][:, :, 0], axis=1)
 
     def reorder(self, state, rows):
         """The state whose row `i` continues row `rows[i]`, a row of the same sentence."""
-
-        def follow(cache):
-            return {
-                "key": ops.take(cache["key"], rows, axis=0),
-                "value": ops.take(cache["value"], rows, axis=0),
-                "position": cache["position"],
-            }
-
-        return tuple({**block, "self": follow(block["self"])} for block in state)
+        written = state["cache"][0]["self"]["position"]
+        return {**state, "lineage": beams.reorder(state["lineage"], rows, written)}
 
 
 class StreamedDecoder:

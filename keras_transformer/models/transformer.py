@@ -7,15 +7,17 @@ from keras import ops
 
 from keras_transformer import generation
 from keras_transformer.generation.arguments import check_count
-from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, PositionalEncoding, ProjectionGlorotUniform
-from keras_transformer.layers.arguments import check_positive_integers
+from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, ProjectionGlorotUniform
+from keras_transformer.layers.arguments import check_booleans, check_positive_integers, check_positive_numbers
 from keras_transformer.layers.block import patterns_config, set_patterns
 from keras_transformer.layers.normalization import LayerNormalization
-from keras_transformer.layers.parts import clone
+from keras_transformer.layers.parts import as_position_part, clone, shared_config
 from keras_transformer.layers.results import pack, unpack
+from keras_transformer.models.compiled_search import in_buckets
 from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
+from keras_transformer.models.position_places import position_places
 from keras_transformer.models.presets import preset_config
-from keras_transformer.models.vocabulary_end import VocabularyEnd
+from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of, with_column, with_ones
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -44,6 +46,13 @@ class Transformer(VocabularyEnd):
             of the two stacks.
         layer_norm_epsilon: added to the variance in layer normalisation.
         attention, feed_forward, normalization, residual: parts of the blocks, as in `layers.EncoderBlock`.
+        num_decoder_layers: `N` of the decoder; None means `num_layers`.
+        encoder_position, decoder_position: what a stack knows of positions: a part that adds to the embeddings, such
+            as `PositionEmbedding(512)`; or a part of self-attention that all blocks share, as T5's
+            `RelativePositionBias()`, in the decoder with `bidirectional=False`. None means `PositionalEncoding()`.
+        embedding_scale: what embeddings are multiplied by on the way in; None means `sqrt(D)`.
+        tie_word_embeddings: whether the output's table is that of the target's embeddings.
+        use_output_bias: whether the logits have a bias, as in Marian.
 
     Call arguments:
         inputs: `{"encoder_token_ids": (B, S), "decoder_token_ids": (B, T)}`, integers, and optionally
@@ -83,6 +92,12 @@ class Transformer(VocabularyEnd):
         feed_forward=None,
         normalization=None,
         residual=None,
+        num_decoder_layers=None,
+        encoder_position=None,
+        decoder_position=None,
+        embedding_scale=None,
+        tie_word_embeddings=True,
+        use_output_bias=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -92,7 +107,11 @@ class Transformer(VocabularyEnd):
             num_heads=num_heads,
             hidden_dim=hidden_dim,
             intermediate_dim=intermediate_dim,
+            num_decoder_layers=num_layers if num_decoder_layers is None else num_decoder_layers,
         )
+        check_booleans(tie_word_embeddings=tie_word_embeddings, use_output_bias=use_output_bias)
+        if embedding_scale is not None:
+            check_positive_numbers(embedding_scale=embedding_scale)
         if attention is None and hidden_dim % num_heads:
             raise ValueError(
                 "`hidden_dim` must be a multiple of `num_heads`. "
@@ -113,11 +132,20 @@ class Transformer(VocabularyEnd):
         self.activation = keras.activations.get(activation)
         self.normalize_first = normalize_first
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.num_decoder_layers = num_decoder_layers
+        self.embedding_scale = embedding_scale
+        self.tie_word_embeddings = tie_word_embeddings
+        self.use_output_bias = use_output_bias
+        # What is not tracked here is tracked by the blocks.
+        self.__dict__["encoder_position"] = as_position_part(encoder_position)
+        self.__dict__["decoder_position"] = as_position_part(decoder_position)
+        self.encoder_position_embedding, encoder_part = position_places(self.encoder_position, self.dtype_policy)
+        self.decoder_position_embedding, decoder_part = position_places(self.decoder_position, self.dtype_policy)
         set_patterns(
             self, attention=attention, feed_forward=feed_forward, normalization=normalization, residual=residual
         )
 
-        def block(kind, name):
+        def block(kind, name, position):
             return kind(
                 intermediate_dim,
                 num_heads,
@@ -131,14 +159,16 @@ class Transformer(VocabularyEnd):
                 feed_forward=self.feed_forward,
                 normalization=self.normalization,
                 residual=self.residual,
+                position=position,
                 dtype=self.dtype_policy,
                 name=name,
             )
 
-        def table(size, name):
+        def table(size, name, is_tied):
             return keras.layers.ReversibleEmbedding(
                 size,
                 hidden_dim,
+                tie_weights=is_tied,
                 embeddings_initializer=keras.initializers.RandomNormal(stddev=hidden_dim**-0.5),
                 reverse_dtype=self.compute_dtype,  # else the largest product of the model is in float32 always
                 dtype=self.dtype_policy,
@@ -151,17 +181,19 @@ class Transformer(VocabularyEnd):
             norm = self.normalization or LayerNormalization(epsilon=layer_norm_epsilon)
             return clone(norm, dtype=self.dtype_policy, name=name)
 
-        self.token_embedding = table(vocabulary_size, "token_embedding")
+        has_own_target = target_vocabulary_size is not None
+        self.token_embedding = table(vocabulary_size, "token_embedding", tie_word_embeddings or has_own_target)
         self.target_token_embedding = (
-            table(target_vocabulary_size, "target_token_embedding")
-            if target_vocabulary_size is not None
+            table(target_vocabulary_size, "target_token_embedding", tie_word_embeddings)
+            if has_own_target
             else self.token_embedding
         )
-        self.positional_encoding = PositionalEncoding(dtype=self.dtype_policy, name="positional_encoding")
         self.encoder_dropout = Dropout(dropout, dtype=self.dtype_policy, name="encoder_dropout")
         self.decoder_dropout = Dropout(dropout, dtype=self.dtype_policy, name="decoder_dropout")
-        self.encoder_blocks = [block(EncoderBlock, f"encoder_block_{i}") for i in range(num_layers)]
-        self.decoder_blocks = [block(DecoderBlock, f"decoder_block_{i}") for i in range(num_layers)]
+        self.encoder_blocks = [block(EncoderBlock, f"encoder_block_{i}", encoder_part) for i in range(num_layers)]
+        self.decoder_blocks = [
+            block(DecoderBlock, f"decoder_block_{i}", decoder_part) for i in range(num_decoder_layers or num_layers)
+        ]
         self.encoder_norm = final_norm(self.encoder_blocks, "encoder_norm")
         self.decoder_norm = final_norm(self.decoder_blocks, "decoder_norm")
         self._generate_functions = {}
@@ -183,12 +215,18 @@ class Transformer(VocabularyEnd):
         self.token_embedding.build((None, None))
         if self.target_vocabulary_size is not None:
             self.target_token_embedding.build((None, None))
+        for layer in (self.encoder_position_embedding, self.decoder_position_embedding):
+            if layer is not None and not layer.built:
+                layer.build(states)
         for block in self.encoder_blocks:
             block.build(states)
         for block in self.decoder_blocks:
             block.build(states, states)
         self.encoder_norm.build(states)
         self.decoder_norm.build(states)
+        if self.use_output_bias:
+            size = self.target_vocabulary_size or self.vocabulary_size
+            self.output_bias = self.add_weight(shape=(size,), initializer="zeros", name="output_bias")
 
     def call(self, inputs, training=None):
         missing = {"encoder_token_ids", "decoder_token_ids"} - set(inputs)
@@ -217,7 +255,8 @@ class Transformer(VocabularyEnd):
 
     def encode(self, token_ids, padding_mask=None, training=None, return_attention_scores=False):
         """The encoder's states `(B, S, D)` of ids `(B, S)`; on request also the list of its attention scores."""
-        x = self.encoder_dropout(self._embed(self.token_embedding, token_ids), training=training)
+        x = self._embed(self.token_embedding, self.encoder_position_embedding, token_ids)
+        x = self.encoder_dropout(x, training=training)
         scores = []
         for block in self.encoder_blocks:
             x = block(x, padding_mask=padding_mask, training=training, return_attention_scores=return_attention_scores)
@@ -231,6 +270,7 @@ class Transformer(VocabularyEnd):
         encoder_states=None,
         encoder_padding_mask=None,
         decoder_padding_mask=None,
+        decoder_attention_mask=None,
         training=None,
         return_attention_scores=False,
         cache=None,
@@ -244,7 +284,7 @@ class Transformer(VocabularyEnd):
         positions = None
         if cache is not None:
             positions = cache[0]["self"]["position"] + ops.arange(ops.shape(token_ids)[1])
-        x = self._embed(self.target_token_embedding, token_ids, positions)
+        x = self._embed(self.target_token_embedding, self.decoder_position_embedding, token_ids, positions)
         x = self.decoder_dropout(x, training=training)
         scores, new_cache = [], []
         for index, block in enumerate(self.decoder_blocks):
@@ -252,6 +292,7 @@ class Transformer(VocabularyEnd):
                 x,
                 encoder_states if cache is None else None,
                 decoder_padding_mask=decoder_padding_mask,
+                decoder_attention_mask=decoder_attention_mask,
                 encoder_padding_mask=encoder_padding_mask,
                 training=training,
                 return_attention_scores=return_attention_scores,
@@ -268,15 +309,22 @@ class Transformer(VocabularyEnd):
 
     def logits(self, hidden):
         """Logits `(B, T, V)` of the decoder's states `(B, T, D)`."""
-        return self.target_token_embedding(hidden, reverse=True)
+        logits = self.target_token_embedding(hidden, reverse=True)
+        return logits + ops.cast(self.output_bias, logits.dtype) if self.use_output_bias else logits
+
+    def states_for_table(self, hidden):
+        return with_ones(hidden) if self.use_output_bias else hidden
 
     def output_table(self):
-        return self.target_token_embedding.embeddings
+        table = output_table_of(self.target_token_embedding)
+        return with_column(table, self.output_bias) if self.use_output_bias else table
 
     def make_cache(self, encoder_states, max_length, num_beams=1):
         """An empty cache for `max_length` decoder positions of `num_beams` rows a sentence."""
-        rows = ops.shape(encoder_states)[0] * num_beams
-        return tuple(block.make_cache(rows, max_length, encoder_states) for block in self.decoder_blocks)
+        sentences = ops.shape(encoder_states)[0]
+        return tuple(
+            block.make_cache(sentences, max_length, encoder_states, num_beams) for block in self.decoder_blocks
+        )
 
     def attention_scores(self, inputs):
         """Who looks at whom: `{"encoder", "self", "cross"}`, each a list of `(B, H, T, S)`, one a layer."""
@@ -289,7 +337,9 @@ class Transformer(VocabularyEnd):
             "cross": [scores["cross"] for scores in decoder],
         }
 
-    def generate(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, **kwargs):
+    def generate(
+        self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, jit_compile=False, **kwargs
+    ):
         """The best continuation of the start token for each source.
 
         Args:
@@ -298,6 +348,8 @@ class Transformer(VocabularyEnd):
                 has (Vaswani et al. 2017, section 6.1), counted for each sentence by itself.
             num_beams: 1 is greedy search.
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`.
+            jit_compile: whether XLA compiles the search, on TensorFlow. It then takes seconds the first time for each
+                shape, of which there are few: batch and source are padded to powers of two.
             **kwargs: further keywords of `generation.search`, named after Hugging Face: `do_sample`, `temperature`,
                 `top_k`, `top_p`, `min_p`, `seed`, `num_return_sequences`, `min_length`, `repetition_penalty`,
                 `no_repeat_ngram_size`, `suppress_tokens`, `prefix_ids`, `return_alignments` and more.
@@ -312,21 +364,28 @@ class Transformer(VocabularyEnd):
             options, self.target_vocabulary_size or self.vocabulary_size
         )
         encoder_token_ids = self._source(encoder_token_ids)
-        graph = (*sorted(settings.items()), *tensors)
+        graph = (*sorted(settings.items()), *tensors, jit_compile)
         if graph not in self._generate_functions:
-            self._generate_functions[graph] = generation.compiled(
-                lambda ids, tensors: self.search(ids, **settings, **tensors)
-            )
+            self._generate_functions[graph] = self.compiled_search(jit_compile, **settings)
         result = self._generate_functions[graph](encoder_token_ids, tensors)
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
+
+    def compiled_search(self, jit_compile=False, **settings):
+        """`search` with these settings as a compiled function of ids and a dict of the tensors among its keywords."""
+
+        def search(ids, tensors):
+            return self.search(ids, **settings, **tensors)
+
+        if not jit_compile:
+            return generation.compiled(search)
+        return in_buckets(self, generation.compiled(search, jit_compile=True), settings.get("max_length"))
 
     def search(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, limits=None, **kwargs):
         """`generate` on tensors, to be used inside a graph; `limits` `(B,)` bounds each sentence by itself."""
         padding_mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
         if max_length is None:
+            limits = self.limits(encoder_token_ids) if limits is None else limits
             max_length = ops.shape(encoder_token_ids)[1] + 50
-            if limits is None and padding_mask is not None:
-                limits = ops.sum(ops.cast(padding_mask, "int32"), axis=1) + 50
         decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length)
         start_ids = ops.full((ops.shape(encoder_token_ids)[0],), self.start_token_id, "int32")
         kwargs = {
@@ -339,6 +398,12 @@ class Transformer(VocabularyEnd):
             **kwargs,
         }
         return generation.search(decoder, start_ids, **kwargs)
+
+    def limits(self, encoder_token_ids):
+        """The most tokens `(B,)` that are generated for sources `(B, S)` where nothing is said of it."""
+        mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
+        mask = ops.ones_like(encoder_token_ids) if mask is None else mask
+        return ops.sum(ops.cast(mask, "int32"), axis=1) + 50
 
     def stream(self, encoder_token_ids, max_length=None, processors=(), **kwargs):
         """The ids that `generate` finds for one source by greedy search, each as soon as it is known.
@@ -368,7 +433,7 @@ class Transformer(VocabularyEnd):
 
             def start(ids, max_length):
                 mask = self.encoder_padding_mask({"encoder_token_ids": ids})
-                return CachedDecoder(self, ids, mask, max_length).start(1), mask
+                return CachedDecoder(self, ids, mask, max_length).start(1)["cache"], mask
 
             self._generate_functions["stream"] = (
                 generation.compiled(start),
@@ -388,9 +453,13 @@ class Transformer(VocabularyEnd):
             )
         return encoder_token_ids
 
-    def _embed(self, table, token_ids, positions=None):
+    def _embed(self, table, position_embedding, token_ids, positions=None):
         x = table(token_ids)
-        return self.positional_encoding(x * ops.cast(math.sqrt(self.hidden_dim), x.dtype), positions=positions)
+        scale = math.sqrt(self.hidden_dim) if self.embedding_scale is None else self.embedding_scale
+        x = x * ops.cast(scale, x.dtype)
+        if position_embedding is None:
+            return x
+        return position_embedding.add(x, ops.arange(ops.shape(x)[1]) if positions is None else positions)
 
     def get_config(self):
         return {
@@ -411,4 +480,10 @@ class Transformer(VocabularyEnd):
             "normalize_first": self.normalize_first,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             **patterns_config(self),
+            "num_decoder_layers": self.num_decoder_layers,
+            "encoder_position": shared_config(self.encoder_position),
+            "decoder_position": shared_config(self.decoder_position),
+            "embedding_scale": self.embedding_scale,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "use_output_bias": self.use_output_bias,
         }

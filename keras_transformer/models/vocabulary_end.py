@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_transformer.training import LinearCrossEntropy
 
@@ -28,7 +29,11 @@ class VocabularyEnd(keras.Model):
 
     def end(self, hidden):
         """What `call` returns for its last states."""
-        return hidden if self._at_states else self.logits(hidden)
+        return self.states_for_table(hidden) if self._at_states else self.logits(hidden)
+
+    def states_for_table(self, hidden):
+        """The states whose products with `output_table()` are the logits: `hidden`, unless the logits have a bias."""
+        return hidden
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
@@ -74,6 +79,21 @@ class VocabularyEnd(keras.Model):
         for metric, value in zip(self._token_metrics, values, strict=True):
             metric.update_state(value, sample_weight=count)
         return loss + sum(self.losses)
+
+
+def output_table_of(embedding):
+    """The table `(V, D)` by which a `ReversibleEmbedding` makes logits."""
+    return embedding.embeddings if embedding.tie_weights else ops.transpose(embedding.reverse_embeddings)
+
+
+def with_ones(hidden):
+    """States `(..., D + 1)`, of which the last is 1: the factor of a bias that is the last column of the table."""
+    return ops.concatenate([hidden, ops.ones_like(hidden[..., :1])], axis=-1)
+
+
+def with_column(table, bias):
+    """The table `(V, D + 1)` of a table `(V, D)` and a bias `(V,)`."""
+    return ops.concatenate([table, ops.cast(bias, table.dtype)[:, None]], axis=1)
 
 
 class _TokenMetrics:

@@ -2,12 +2,23 @@
 
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from keras_transformer.training import complete_or_absent
 
+DTYPES = ("float32", "bfloat16", "float16")
 
-def save(graph, variables, path, overwrite=False):
+
+def check_new(path, overwrite):
+    """`path` as a `Path`, refused if it exists and is not to be replaced."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
+    return path
+
+
+def save(graph, variables, path, overwrite=False, **signatures):
     """Writes a SavedModel whose `serving_default` is `graph`, with the values of `variables`.
 
     Args:
@@ -15,28 +26,48 @@ def save(graph, variables, path, overwrite=False):
         variables: all the Keras variables that it reads.
         path: a directory that does not exist; it is there whole or not at all.
         overwrite: whether to replace a directory that exists.
+        **signatures: further signatures by name, `tf.function`s of the same variables.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
+    path = check_new(path, overwrite)
     served = tf.Module()
     served.tracked = [variable.value for variable in variables]
-    served.graph = graph
+    signatures = {"serving_default": graph, **signatures}
+    served.graphs = list(signatures.values())
     with complete_or_absent(path) as temporary:
         try:
-            tf.saved_model.save(served, str(temporary), signatures={"serving_default": graph})
+            tf.saved_model.save(served, str(temporary), signatures=signatures)
         except tf.errors.OpError as error:  # a full disk, which is no `OSError` to TensorFlow
             raise OSError(error.message.rpartition("}} ")[2]) from error
 
 
-def in_float32(model):
-    """`model`, or a copy of it in float32 if it, or the encoder in it, computes in half precision."""
+def in_dtype(model, dtype):
+    """`model`, or a copy of it in `dtype` if it, or the encoder in it, computes in another."""
     parts = [model, *([model.encoder] if hasattr(model, "encoder") else [])]
-    if all(p.dtype_policy.compute_dtype == p.dtype_policy.variable_dtype == "float32" for p in parts):
+    if all(p.dtype_policy.compute_dtype == p.dtype_policy.variable_dtype == dtype for p in parts):
         return model
-    config = {**model.get_config(), "dtype": "float32"}
+    config = {**model.get_config(), "dtype": dtype}
     if len(parts) > 1:
-        config["encoder"] = in_float32(model.encoder)
+        config["encoder"] = in_dtype(model.encoder, dtype)
     copy = type(model).from_config(config)
     copy.set_weights(model.get_weights())
+    return copy
+
+
+def to_be_exported(model, dtype, quantize):
+    """`model` as its SavedModel is to hold it; see `Translator.export`."""
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}. Received: dtype={dtype!r}")
+    if quantize not in (None, "int8"):
+        raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}')
+    if quantize and dtype != "float32":
+        raise ValueError(
+            "Weights in 8 bits are scaled in float32: pass either `dtype` or `quantize`. "
+            f"Received: dtype={dtype!r}, quantize={quantize!r}"
+        )
+    if not quantize:
+        return in_dtype(model, dtype)
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.ReversibleEmbedding)
+    copy.quantize(quantize, filters=lambda layer: isinstance(layer, kinds))
     return copy

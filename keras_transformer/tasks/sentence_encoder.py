@@ -30,7 +30,7 @@ class SentenceEncoder:
         max_length: tokens of a text that are read, with start and end; what comes after is left out.
         batch_size: texts encoded at once by `__call__`, of like length.
 
-    Example: see `examples/sentence_embeddings.py`.
+    Example: see `docs/tasks.md`.
     """
 
     def __init__(self, model, tokenizer, pooling="mean", normalize=True, max_length=256, batch_size=32):
@@ -54,7 +54,7 @@ class SentenceEncoder:
                 f"{tokenizer.vocabulary_size} tokens, {encoder.vocabulary_size} embeddings. "
                 "Use the one it was trained with."
             )
-        self.model = saved_model.in_float32(encoder)
+        self.model = saved_model.in_dtype(encoder, "float32")
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.normalize = normalize

@@ -32,6 +32,8 @@ class Translator:
         length_penalty: a float is the alpha of GNMT's penalty; see `keras_transformer.generation`.
         max_source_length: tokens of a text that are read, the end token included.
         batch_size: texts translated at once by `__call__`, of like length.
+        jit_compile: whether XLA compiles the search: several times as fast, after some seconds the first time for
+            each of a few shapes (batch and source padded to powers of two).
         **kwargs: further keywords of `model.generate`: `max_length`, `num_return_sequences`, `do_sample`, `seed`,
             `processors`, and those that stand for one, such as `min_length` and `no_repeat_ngram_size`. They hold in
             the exported graph too. With a `seed` a new translator gives the same samples in the same calls.
@@ -48,6 +50,7 @@ class Translator:
         length_penalty=0.6,
         max_source_length=256,
         batch_size=32,
+        jit_compile=True,
         **kwargs,
     ):
         target_tokenizer = target_tokenizer or source_tokenizer
@@ -74,7 +77,7 @@ class Translator:
                 "`max_source_length` must be an integer of at least 2, a token and the end token. "
                 f"Received: max_source_length={max_source_length!r}"
             )
-        self.model = saved_model.in_float32(model)
+        self.model = saved_model.in_dtype(model, "float32")
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.num_beams = num_beams
@@ -83,9 +86,8 @@ class Translator:
         self.batch_size = batch_size
         self.search_options = {name: value for name, value in kwargs.items() if name != "seed"}
         self._seeds = keras.random.SeedGenerator(kwargs.get("seed")) if kwargs.get("do_sample") else None
-        self._graph = tf.function(
-            self._translate, input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False
-        )
+        self.jit_compile = jit_compile
+        self._graph = self._as_graph(self.model, jit_compile)
 
     def __call__(self, texts, verbose=0, batch_size=None):
         """The translations, a list of strings, of `texts`, a list of strings; see `translate_with_scores`."""
@@ -160,17 +162,23 @@ class Translator:
         ids = tf.concat([pieces, ends], axis=1).to_tensor(self.model.pad_token_id or 0)
         return ids, pieces.row_lengths() == 0
 
-    def _translate(self, texts):
+    def _as_graph(self, model, jit_compile):
+        search = model.compiled_search(
+            jit_compile, num_beams=self.num_beams, length_penalty=self.length_penalty, **self.search_options
+        )
+        return tf.function(
+            lambda texts: self._translate(texts, search),
+            input_signature=[tf.TensorSpec([None], tf.string, name="texts")],
+            autograph=False,
+        )
+
+    def _translate(self, texts, search):
         """`texts` `(B,)` to `{"translations", "scores"}` `(B,)` or `(B, n)`, in the graph."""
         ids, blank = self._source_ids(texts)
-        seed = {} if self._seeds is None else {"seed": self._seeds}
-        found = self.model.search(
-            ids,
-            num_beams=self.num_beams,
-            length_penalty=self.length_penalty,
-            **self.search_options,
-            **seed,
-        )
+        drawn = {}
+        if self._seeds is not None:
+            drawn["seed"] = keras.random.randint((), 0, 2**31 - 1, seed=self._seeds)
+        found = search(ids, drawn)
         rows = tf.reshape(found.token_ids, [-1, tf.shape(found.token_ids)[-1]])
         translations = tf.reshape(self.target_tokenizer.detokenize(rows), tf.shape(found.scores))
         translations.set_shape(found.scores.shape)
@@ -180,18 +188,35 @@ class Translator:
             "scores": tf.where(blank, 0.0, found.scores),
         }
 
-    def export(self, path, overwrite=False):
+    def export(self, path, overwrite=False, jit_compile=None, dtype="float32", quantize=None):
         """Writes a SavedModel: `serving_default` takes `texts` `[batch]`, returns `translations` and `scores`.
 
         It holds the weights and the vocabulary, and needs `tensorflow` and `tensorflow_text` (imported before
-        loading), not this library.
+        loading), not this library. Its signatures are two: `without_xla` runs wherever TensorFlow does;
+        `serving_default` is the same or, with `jit_compile`, compiled by XLA where it is called.
 
         Args:
             path: a directory that does not exist; it is there whole or not at all.
             overwrite: whether to replace a directory that exists.
+            jit_compile: None means that of the translator.
+            dtype: of weights and products: "float32", whatever the model was trained in, or "bfloat16" or "float16",
+                half the size.
+            quantize: None, or "int8": the kernels of the projections and the tables of embeddings in 8 bits (Keras's
+                `quantize`), a quarter of the size.
+
+        Returns:
+            What was written, in one line: the path, its size, and whether `serving_default` needs XLA.
         """
+        path = saved_model.check_new(path, overwrite)
+        model = saved_model.to_be_exported(self.model, dtype, quantize)
+        jit_compile = self.jit_compile if jit_compile is None else jit_compile
+        plain = self._as_graph(model, False)
+        graph = self._as_graph(model, True) if jit_compile else plain
         seeds = [] if self._seeds is None else [self._seeds.state]
-        saved_model.save(self._graph, [*self.model.variables, *seeds], path, overwrite)
+        saved_model.save(graph, [*model.variables, *seeds], path, overwrite, without_xla=plain)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        way = "compiled by XLA, `without_xla` is not" if jit_compile else "a plain graph, without XLA"
+        return f"{path}: {size / 1e6:.1f} MB, `serving_default` is {way}."
 
 
 def _decode(text):

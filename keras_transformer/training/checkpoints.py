@@ -180,7 +180,8 @@ class Checkpoints(keras.callbacks.Callback):
 
 def _variables(model):
     """Trainable weights first, then the rest of the model's state (dropout's seeds too), then the optimizer's."""
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # built twice, a `LossScaleOptimizer` has a second loss scale
+        model.optimizer.build(model.trainable_variables)
     return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
 
 

@@ -28,7 +28,8 @@ def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, ch
         smoothing, and of whether the label's logit is greater than all others. Only the first has a gradient.
     """
     labels, weights = ops.cast(labels, "int32"), ops.cast(weights, "float32")
-    hidden, table = ops.convert_to_tensor(hidden), ops.convert_to_tensor(table)  # PyTorch saves no Keras variable
+    # PyTorch saves no Keras variable; TensorFlow's gradient by hand, called eagerly, takes no variable of its own.
+    hidden, table = ops.convert_to_tensor(hidden), ops.copy(table)
 
     def sweep(hidden, table):
         return _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gradients=training)

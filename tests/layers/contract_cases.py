@@ -24,6 +24,8 @@ NOT_LAYERS = {
     "Residual": "the base of the wirings",
     "ProjectionGlorotUniform": "an initializer",
     "gelu_tanh": "an activation",
+    "allowed_transitions": "a function, of tags",
+    "split_label": "a function, of a tag",
     "patterns": "a module of functions of positions",
 }
 KEY_BIAS = "the same number is added to all scores of a query, to which the softmax is blind"
@@ -112,8 +114,8 @@ def block_of_parts():
 
 
 CACHE = {
-    "key": normal(B, T + 3, H, K) * (np.arange(T + 3) < 2).astype("float32")[:, None, None],
-    "value": normal(B, T + 3, H, K) * (np.arange(T + 3) < 2).astype("float32")[:, None, None],
+    "key": normal(B, H, T + 3, K) * (np.arange(T + 3) < 2).astype("float32")[:, None],
+    "value": normal(B, H, T + 3, K) * (np.arange(T + 3) < 2).astype("float32")[:, None],
     "position": np.array(2, "int32"),
 }
 SOURCES = {"query": normal(B, T, D), "value": normal(B, S, E), "key": normal(B, S, D, seed=1)}
@@ -136,7 +138,10 @@ CASES = {
     ),
     "attention over an axis": Case(
         layers.MultiHeadAttention,
-        lambda: {"num_heads": H, "key_dim": K, "use_bias": False, "attention_axes": (2,), "output_shape": (3, 2)},
+        lambda: {
+            **{"num_heads": H, "key_dim": K, "attention_axes": (2,), "output_shape": (3, 2)},
+            **{"use_bias": False, "use_output_bias": True},
+        },
         {"query": normal(B, 3, T, D), "value": normal(B, 3, S, E)},
         {"return_attention_scores": True, "use_causal_mask": True},
     ),
@@ -220,7 +225,7 @@ CASES = {
     "layer scale": Case(layers.LayerScale, lambda: {"initial_value": 0.1}, {"inputs": normal(B, T, D)}),
     "sinusoids": Case(
         layers.PositionalEncoding,
-        lambda: {"max_wavelength": 500.0},
+        lambda: {"max_wavelength": 500.0, "interleaved": False},
         {"inputs": normal(B, T, D), "positions": PACKED_PLACES["query_positions"]},
     ),
     "learned positions": Case(
@@ -256,6 +261,11 @@ CASES = {
             "dynamic_length": 8192,
         },
         {"inputs": normal(B, T, H, K), "positions": PACKED_PLACES["query_positions"]},
+    ),
+    "conditional random field": Case(
+        layers.CRF,
+        lambda: {"num_labels": D, "allowed": (np.arange(D + 1)[:, None] + np.arange(D + 1) != 7).tolist()},
+        {"inputs": normal(B, T, D), "padding_mask": padding(T, 3, 5)},
     ),
     "linear biases": Case(
         layers.AlibiBias, lambda: {"num_heads": H, "alibi_bias_max": 5}, {"query": normal(B, T, H, K), **PLACES}

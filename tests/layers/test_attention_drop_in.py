@@ -148,7 +148,7 @@ def test_a_cache_holds_the_heads_of_keys_and_values_alone():
     layer, x = MultiHeadAttention(H, K, value_dim=V, num_key_value_heads=2), random(B, T, D)
     expected = numpy(layer(x, x, use_causal_mask=True))
     cache, outputs = layer.make_cache(B, S), []
-    assert tuple(cache["key"].shape) == (B, S, 2, K) and tuple(cache["value"].shape) == (B, S, 2, V)
+    assert tuple(cache["key"].shape) == (B, 2, S, K) and tuple(cache["value"].shape) == (B, 2, S, V)
     for t in range(T):
         output, cache = layer(x[:, t : t + 1], x[:, t : t + 1], use_causal_mask=True, cache=cache)
         outputs.append(numpy(output))
@@ -285,11 +285,13 @@ def test_bad_calls_are_refused(name):
         MultiHeadAttention(H, K, **arguments)(random(B, T, D), random(B, S, D), **call)
 
 
-def test_a_cache_counts_positions_itself():
+def test_bad_caches_are_refused():
     layer, x = MultiHeadAttention(H, K), random(B, T, D)
     layer(x, x)
-    with pytest.raises(ValueError, match="it is the cache that counts positions.*Received: positions="):
+    with pytest.raises(ValueError, match="`key_positions` is needed.*Received: `positions` for 5 queries, and 7 keys"):
         layer(x, x, cache=layer.make_cache(B, S), positions=np.arange(T)[None])
+    with pytest.raises(ValueError, match=r"holds one segment a row.*Received: segment_ids=\[\[0 1 2 3 4\]\]"):
+        layer(x, x, cache=layer.make_cache(B, S), segment_ids=np.arange(T)[None], key_segment_ids=np.arange(S)[None])
     with pytest.raises(ValueError, match="`value` may be None only with a `cache` of `project_memory`"):
         layer(x, None)
     images = MultiHeadAttention(H, K)

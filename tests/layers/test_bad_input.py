@@ -126,11 +126,11 @@ ATTENTION = {  # what is called, and what the message says
     "a cache too short": (lambda: attend(cache=attention().make_cache(B, 4)), r"length 4.*\(2, 5, 6\).*max_length"),
     "a cache of other heads": (
         lambda: attend(cache=MultiHeadAttention(2, K).make_cache(B, 9)),
-        r"3 heads of keys of width 4.*\(2, 9, 2, 4\)",
+        r"3 heads of keys of width 4.*\(2, 2, 9, 4\)",
     ),
     "a memory of another batch": (
         lambda: (lambda layer: layer(zeros(3, T, D), None, cache=layer.project_memory(zeros(B, S, D))))(attention()),
-        "multiple.*Received: 3 and 2",
+        r"multiple.*shape \(3, 5, 6\).*batch 2",
     ),
     "a memory before it is built": (
         lambda: MultiHeadAttention(H, K).project_memory(zeros(B, S, D)),

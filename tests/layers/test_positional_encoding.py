@@ -81,3 +81,11 @@ def test_config_is_the_constructor():
     clone = PositionalEncoding.from_config(layer.get_config())
     assert clone.get_config() == layer.get_config()
     assert (clone.max_wavelength, clone.name) == (500.0, "positions")
+
+
+def test_sines_before_cosines_are_the_same_channels_in_another_order():
+    x = np.zeros((1, 11, 7), "float32")
+    paper, marian = (ops.convert_to_numpy(PositionalEncoding(interleaved=flag)(x)) for flag in (True, False))
+    np.testing.assert_array_equal(marian, np.concatenate([paper[..., ::2], paper[..., 1::2]], axis=-1))
+    with pytest.raises(ValueError, match="interleaved=3"):
+        PositionalEncoding(interleaved=3)

@@ -48,7 +48,9 @@ def make_translator(tokenizer, **kwargs):
     """An untrained model: its answers are nonsense, and as sensitive to every input as any."""
     tf.keras.utils.set_random_seed(3)
     model = models.Transformer(tokenizer.vocabulary_size, num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=32)
-    return tasks.Translator(model, tokenizer, **{"num_beams": 3, "batch_size": 7, "max_source_length": 64, **kwargs})
+    return tasks.Translator(
+        model, tokenizer, **{"num_beams": 3, "batch_size": 7, "max_source_length": 64, "jit_compile": False, **kwargs}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def test_long_text_is_cut_where_stated(tokenizer):
     assert short(["ba do ki lu ne po ra si tu ze"]) == short([kept])
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams):
     translator = make_translator(
         tokenizer, num_beams=num_beams, length_penalty=generation.AverageLength(1.0), max_source_length=32
@@ -172,6 +174,55 @@ def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams)
     translations, scores = json.loads(finished.stdout.splitlines()[-1])
     assert translations == expected
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+
+
+def test_an_export_for_xla_equals_the_plain_graph(tokenizer, tmp_path):
+    translator = make_translator(tokenizer, jit_compile=True, max_length=5, num_beams=2)
+    texts = sentences(5, seed=2)
+    said = translator.export(tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    compiled, plain = (loaded.signatures[name](texts=tf.constant(texts)) for name in ("serving_default", "without_xla"))
+    assert "compiled by XLA" in said and "MB" in said
+    assert compiled["translations"].numpy().tolist() == plain["translations"].numpy().tolist()
+    np.testing.assert_allclose(compiled["scores"], plain["scores"], rtol=1e-5)
+    assert translator(texts) == [t.decode() for t in plain["translations"].numpy()]
+
+
+@pytest.mark.slow
+def test_an_export_in_fewer_bits_is_smaller(tmp_path):
+    tokenizer = text.learn_vocabulary(sentences(400), tmp_path / "sp.model", 97)
+    tf.keras.utils.set_random_seed(3)
+    model = models.Transformer(97, num_layers=1, num_heads=2, hidden_dim=256, intermediate_dim=512)
+    translator = tasks.Translator(model, tokenizer, num_beams=2, jit_compile=False, max_length=9)
+    texts = sentences(40, seed=2)
+    expected = translator.translate_with_scores(texts)[1]
+    sizes = {}
+    for name, keywords in {
+        "float32": {},
+        "float16": {"dtype": "float16"},
+        "int8": {"quantize": "int8"},
+    }.items():
+        translator.export(tmp_path / name, **keywords)
+        found = tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"](texts=tf.constant(texts))
+        # the mean over 40 sentences: a token that is chosen otherwise changes its own sentence's score a little
+        np.testing.assert_allclose(np.mean(found["scores"]), np.mean(expected), rtol=0.02)
+        sizes[name] = sum(f.stat().st_size for f in (tmp_path / name / "variables").iterdir())
+    assert sizes["float16"] == pytest.approx(sizes["float32"] / 2, rel=0.05)
+    assert sizes["int8"] == pytest.approx(sizes["float32"] / 4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        ({"dtype": "int4"}, "dtype='int4'"),
+        ({"quantize": "int4"}, "quantize='int4'"),
+        ({"quantize": "int8", "dtype": "float16"}, "dtype='float16', quantize='int8'"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(translator, tmp_path, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        translator.export(tmp_path / "model", **keywords)
+    assert not (tmp_path / "model").exists()
 
 
 def test_export_holds_no_op_but_stock_ones_and_tensorflow_text(translator, tmp_path):

@@ -70,6 +70,10 @@ class Checkpoint:
                 f"{path} is no whole safetensors file ({error}). It has {path.stat().st_size} bytes: fetch it again."
             ) from error
 
+    def rename(self, function):
+        """Lets each key be what `function` makes of it."""
+        self._files = {function(key): file for key, file in self._files.items()}
+
     def keys(self):
         return self._files.keys()
 

@@ -6,7 +6,7 @@ from keras_transformer.interop.huggingface.checkpoint import Checkpoint, write
 from keras_transformer.interop.huggingface.table import dump, load
 from keras_transformer.models import Classifier, TokenClassifier
 
-MODEL_TYPES = ("bert", "distilbert", "roberta")
+MODEL_TYPES = ("bert", "distilbert", "roberta", "gpt2", "gpt_neo", "marian", "t5")
 """Each has a module of its name here, with `ARCHITECTURES`, `unused`, `build`, `rows` and `describe`."""
 
 
@@ -19,7 +19,8 @@ def from_huggingface(directory, dtype=None):
         dtype: policy of the model, such as "mixed_bfloat16"; None: Keras's default.
 
     Returns:
-        An `Encoder`, `MaskedLM`, `Classifier` or `TokenClassifier`, as the config's `architectures` has it.
+        An `Encoder`, `MaskedLM`, `Classifier`, `TokenClassifier`, `CausalLM` or `Transformer`, as the config's
+        `architectures` has it.
 
     Raises:
         FileNotFoundError: if a file is not there.
@@ -45,7 +46,8 @@ def to_huggingface(model, directory, model_type=None, labels=None):
     Args:
         model: one of those that `from_huggingface` returns, in float32 or mixed precision.
         directory: made if it is not there; other files in it stay, such as those of a tokenizer.
-        model_type: "bert", "distilbert" or "roberta". None: the first of them that has such a model.
+        model_type: one of "bert", "distilbert", "roberta", "gpt2", "gpt_neo", "marian" and "t5". None: the first of
+            them that has such a model.
         labels: names of the classes of a `Classifier` or `TokenClassifier`; None: "LABEL_0" and so on.
 
     Raises:

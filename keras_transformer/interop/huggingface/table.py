@@ -73,6 +73,75 @@ class SkipRows(Same):
         return np.concatenate([np.zeros((self.rows, *array.shape[1:]), array.dtype), array])
 
 
+class Kernel(Same):
+    """GPT-2's `Conv1D.weight` `(in, out)`; of ours either side may be heads, `(H, K)`.
+
+    Args:
+        input_axes: as in `Linear`.
+    """
+
+    def __init__(self, input_axes=1):
+        self.input_axes = input_axes
+
+    def their_shape(self, shape):
+        return math.prod(shape[: self.input_axes]), math.prod(shape[self.input_axes :])
+
+    def to_ours(self, tensor, shape):
+        return tensor.reshape(shape)
+
+    def to_theirs(self, array):
+        return array.reshape(math.prod(array.shape[: self.input_axes]), -1)
+
+
+class Row(Same):
+    """Theirs has an axis of 1 before ours."""
+
+    def their_shape(self, shape):
+        return 1, *shape
+
+    def to_ours(self, tensor, shape):
+        return tensor[0]
+
+    def to_theirs(self, array):
+        return array[None]
+
+
+class Scaled(Same):
+    """Ours is theirs in `layout` times `factor`."""
+
+    def __init__(self, layout, factor):
+        self.layout, self.factor = layout, factor
+
+    def their_shape(self, shape):
+        return self.layout.their_shape(shape)
+
+    def to_ours(self, tensor, shape):
+        return self.layout.to_ours(tensor, shape) * np.asarray(self.factor, tensor.dtype)
+
+    def to_theirs(self, array):
+        return self.layout.to_theirs(array) / np.asarray(self.factor, array.dtype)
+
+
+class Part(Same):
+    """Ours, in `layout`, is the part `index` of `count` equal ones that theirs has side by side in its last axis.
+
+    Each part has an `Entry` of its own, in the order of the parts.
+    """
+
+    def __init__(self, layout, index, count):
+        self.layout, self.index, self.count = layout, index, count
+
+    def their_shape(self, shape):
+        *axes, last = self.layout.their_shape(shape)
+        return *axes, last * self.count
+
+    def to_ours(self, tensor, shape):
+        return self.layout.to_ours(np.split(tensor, self.count, axis=-1)[self.index], shape)
+
+    def to_theirs(self, array):
+        return self.layout.to_theirs(array)
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A tensor of theirs and the weight of ours that it is.
@@ -166,10 +235,11 @@ def load(model, rows, checkpoint, unused=()):
 def dump(model, rows):
     """The tensors, by key, that `load` would set `model` from."""
     entries, _ = _split(rows)
-    return {
-        entry.key: np.ascontiguousarray(entry.layout.to_theirs(ops.convert_to_numpy(variable.value)))
-        for entry, variable in zip(entries, _variables(model, entries))
-    }
+    parts: dict[str, list] = {}
+    for entry, variable in zip(entries, _variables(model, entries)):
+        array = entry.layout.to_theirs(ops.convert_to_numpy(variable.value))
+        parts.setdefault(entry.key, []).append(array)
+    return {key: np.ascontiguousarray(np.concatenate(x, axis=-1) if x[1:] else x[0]) for key, x in parts.items()}
 
 
 def _split(rows):

@@ -1,0 +1,35 @@
+"""A compiled search behind a door that lets few shapes through."""
+
+from keras import ops
+
+from keras_transformer.generation.buckets import bucket, padded
+
+SHORTEST = 16
+"""The least length that a source is padded to."""
+
+
+def in_buckets(model, search, max_length):
+    """`search`, a function of ids `(B, S)` and a dict of tensors, for any `B` and `S` from few compiled shapes.
+
+    Rows that are added have a limit of zero, so that no search waits for them. A model without a pad token sees all
+    that it is given: its sources keep their length.
+    """
+
+    def search_in_buckets(ids, tensors):
+        batch, length = ops.shape(ids)
+        rows = bucket(batch)
+        tensors = dict(tensors)
+        if "limits" not in tensors:
+            tensors["limits"] = model.limits(ids) if max_length is None else ops.full((batch,), max_length, "int32")
+        seed = {"seed": tensors.pop("seed")} if "seed" in tensors else {}
+        tensors = {name: padded(x, [rows]) for name, x in tensors.items()}
+        columns = length if model.pad_token_id is None else bucket(length, SHORTEST)
+        found = search(padded(ids, [rows, columns], model.pad_token_id or 0), {**tensors, **seed})
+        longest = length + 50 if max_length is None else max_length
+        found = type(found)(*(x[:batch] for x in found))
+        found = found._replace(token_ids=found.token_ids[..., :longest])
+        if "alignments" in found._fields:
+            found = found._replace(alignments=found.alignments[..., :longest, :length])
+        return found
+
+    return search_in_buckets

@@ -1,0 +1,85 @@
+"""What search needs of a decoder-only model: the prompt in the cache, then a step after another."""
+
+import keras
+from keras import ops
+
+
+class PromptedDecoder:
+    """Goes on with a batch of prompts (see `generation.Decoder`), whose last tokens are the search's start.
+
+    All rows write the same place of the cache. Prompts of several lengths are at the right end of their rows, and a
+    row's places are positions less its `shift`; what is before its prompt is masked.
+
+    Args:
+        model: a `CausalLM`.
+        token_ids: `(B, P)`.
+        max_length: how many tokens are generated at most.
+        lengths: `(B,)`, of the prompts, at the right end of `token_ids`; None: all of them are `P`.
+    """
+
+    def __init__(self, model, token_ids, max_length, lengths=None):
+        self._model = model
+        self._token_ids = token_ids
+        self._places = ops.shape(token_ids)[1] + max_length
+        self._shift = None if lengths is None else ops.shape(token_ids)[1] - lengths
+
+    def start(self, num_beams):
+        """The prompts but for their last tokens, computed once and repeated for the beams."""
+        state = {"cache": self._model.make_cache(ops.shape(self._token_ids)[0], self._places)}
+        if self._shift is not None:
+            state["shift"] = self._shift
+        if self._token_ids.shape[1] != 1:
+            _, state = decode(self._model, self._token_ids[:, :-1], state)
+        if num_beams > 1:
+            state = keras.tree.map_structure(lambda x: ops.repeat(x, num_beams, axis=0) if len(x.shape) else x, state)
+        cache = tuple(block.with_matrices(c) for block, c in zip(self._model.blocks, state["cache"], strict=True))
+        return {**state, "cache": cache}
+
+    def step(self, ids, state):
+        """Logits `(N, V)` after the ids `(N,)`, and the state after them."""
+        return step(self._model, ids, state)
+
+    def reorder(self, state, rows):
+        """The state whose row `i` continues row `rows[i]`, a row of the same prompt."""
+
+        def follow(cache):
+            return {**cache, **{name: ops.take(cache[name], rows, axis=0) for name in ("key", "value")}}
+
+        return {**state, "cache": tuple({"self": follow(block["self"])} for block in state["cache"])}
+
+
+def decode(model, token_ids, state):
+    """The model's states `(N, T, D)` of the next ids `(N, T)`, and the decoder's state after them."""
+    places, cache = {}, state["cache"]
+    if "shift" in state:
+        attended = cache[0]["self"]
+        shift = state["shift"][:, None]
+        key_positions = ops.arange(ops.shape(attended["key"])[2], dtype="int32") - shift
+        positions = attended["position"] + ops.arange(ops.shape(token_ids)[1], dtype="int32") - shift
+        places = {
+            "padding_mask": key_positions >= 0,
+            # Before a prompt, and in a row that has ended while others go on, any position that a table has will do.
+            "positions": ops.clip(positions, 0, (model.reach or 2**30) - 1),
+            "key_positions": ops.maximum(key_positions, 0),
+        }
+    hidden, cache = model.decode(token_ids, cache=cache, training=False, **places)
+    return hidden, {**state, "cache": cache}
+
+
+def step(model, ids, state):
+    hidden, state = decode(model, ids[:, None], state)
+    return model.logits(hidden)[:, 0], state
+
+
+class StreamedPrompt:
+    """`PromptedDecoder` of one prompt for a loop in Python: two `graphs`, start and step, serve all prompts."""
+
+    def __init__(self, graphs, token_ids, max_length):
+        start, self._step = graphs
+        self._state = start(token_ids, max_length)
+
+    def start(self, num_beams):
+        return self._state
+
+    def step(self, ids, state):
+        return self._step(ids, state)

@@ -1,0 +1,99 @@
+"""Decoding with a cache: read in blocks, shared by the beams of a sentence, with kernels that a loop carries."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_transformer.layers import AlibiBias, DecoderBlock, MultiHeadAttention, RotaryEmbedding
+from keras_transformer.layers.cached_attention import BLOCK
+
+B, H, K, D, N = 2, 4, 6, 10, 3
+POSITIONS = {"none": lambda: None, "rotary": RotaryEmbedding, "alibi": AlibiBias}
+# Sums of at most 150 products in float32, in another order.
+TOLERANCE = 1e-5
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).normal(size=shape).astype("float32")
+
+
+def attention(**kwargs):
+    keras.utils.set_random_seed(3)
+    layer = MultiHeadAttention(H, K, bias_initializer="normal", **kwargs)
+    layer.build((None, None, D), (None, None, D))
+    return layer
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("heads", [H, 2])
+@pytest.mark.parametrize("room", [BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 37])
+def test_a_long_cache_is_read_as_far_as_it_is_written(room, heads, position):
+    layer, x = attention(num_key_value_heads=heads, position=POSITIONS[position]()), normal(B, room, D)
+    expected = numpy(layer(x, x, use_causal_mask=True))
+    cache, found = layer.make_cache(B, room), []
+    for start, end in [(0, 5), (5, 6), (6, BLOCK), (BLOCK, room)]:
+        output, cache = layer(x[:, start:end], x[:, start:end], use_causal_mask=True, cache=cache)
+        found.append(numpy(output))
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=TOLERANCE)
+
+
+def test_what_is_not_written_is_not_read():
+    layer, x = attention(), normal(B, 5, D)
+    cache = layer.make_cache(B, 3 * BLOCK)
+    expected = numpy(layer(x, x, use_causal_mask=True, cache=cache)[0])
+    unread = np.arange(3 * BLOCK)[:, None] >= BLOCK
+    spoiled = {**cache, **{name: ops.where(unread, np.nan, cache[name]) for name in ("key", "value")}}
+    np.testing.assert_array_equal(numpy(layer(x, x, use_causal_mask=True, cache=spoiled)[0]), expected)
+
+
+def test_a_query_that_sees_nothing_of_a_long_cache_has_a_sum_of_zero():
+    layer, x = attention(use_bias=False), normal(B, 5, D)
+    mask = np.ones((B, 2 * BLOCK), bool)
+    mask[1] = False
+    found, _ = layer(x, x, value_mask=mask, use_causal_mask=True, cache=layer.make_cache(B, 2 * BLOCK))
+    assert (numpy(found)[1] == 0).all() and (numpy(found)[0] != 0).all()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("room", [7, BLOCK + 7])
+def test_beams_that_share_a_cache_see_their_own_past(room, position):
+    """Each beam of each sentence beside what it would compute with a cache of its own that is moved."""
+    layer, rng = attention(position=POSITIONS[position]()), np.random.default_rng(5)
+    shared, own = layer.make_cache(B, room, num_beams=N), layer.make_cache(B * N, room)
+    rows = np.arange(B * N)
+    lineage = np.zeros((B * N, room, N), bool) | (rows % N == np.arange(N)[:, None]).T[:, None]
+    for step in range(7):
+        x = normal(B * N, 1, D, seed=step)
+        mask = lineage.reshape(B * N, 1, room * N)
+        found, shared = layer(x, x, use_causal_mask=True, cache=shared, attention_mask=mask)
+        expected, own = layer(x, x, use_causal_mask=True, cache=own)
+        np.testing.assert_allclose(numpy(found), numpy(expected), atol=TOLERANCE)
+        parents = rows // N * N + rng.integers(0, N, B * N)
+        own = {**own, **{name: ops.take(own[name], parents, axis=0) for name in ("key", "value")}}
+        lineage[:, : step + 1] = lineage[parents, : step + 1]
+    assert int(shared["position"]) == 7 and shared["key"].shape[0] == B
+
+
+def test_rows_that_share_a_cache_must_say_what_they_see():
+    layer, x = attention(), normal(B * N, 1, D)
+    with pytest.raises(ValueError, match=r"made for the batch 2.*\(6, 1, 10\).*attention_mask"):
+        layer(x, x, cache=layer.make_cache(B, 7, num_beams=N))
+
+
+def test_carried_kernels_change_nothing():
+    keras.utils.set_random_seed(3)
+    block, memory = DecoderBlock(13, H, kernel_initializer="he_normal"), normal(B, 5, D)
+    block.build((None, None, D), (None, None, D))
+    plain = block.make_cache(B, 7, memory)
+    carrying = block.with_matrices(plain)
+    for step in range(3):
+        x = normal(B, 1, D, seed=step)
+        expected, plain = block(x, cache=plain)
+        found, carrying = block(x, cache=carrying)
+        np.testing.assert_allclose(numpy(found), numpy(expected), atol=1e-6)
+    assert set(carrying["self"]["matrices"]) == {"query", "key", "value", "output"}

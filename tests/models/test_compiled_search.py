@@ -1,0 +1,71 @@
+"""Searches that XLA compiles: what they find, and for how many shapes they are compiled."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_transformer.generation.buckets import bucket
+from keras_transformer.models import Transformer
+
+V = 23
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA's own loop is TensorFlow's")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(7)
+    return Transformer(V, num_layers=1, num_heads=3, hidden_dim=15, intermediate_dim=19)
+
+
+def source(batch, length, seed=5):
+    ids = np.random.default_rng(seed).integers(4, V, (batch, length)).astype("int32")
+    ids[batch // 2, length // 2 + 1 :] = 0
+    return ids
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"num_beams": 3, "num_return_sequences": 2, "return_alignments": True, "max_length": 70},
+        {"prefix_ids": [[7, 8], [9, 4], [4, 4]], "prefix_lengths": [2, 0, 1], "max_length": 5, "limits": [5, 1, 3]},
+    ],
+    ids=["greedy", "beams", "tensors"],
+)
+def test_a_compiled_search_finds_the_same(model, keywords):
+    found = model.generate(source(3, 7), jit_compile=True, **keywords)
+    expected = model.generate(source(3, 7), **keywords)
+    for name, x in found._asdict().items():
+        # float32 in another order, summed over up to 70 tokens
+        np.testing.assert_allclose(x, getattr(expected, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@on_tensorflow
+def test_few_shapes_serve_all(model, monkeypatch):
+    shapes, search = set(), model.search
+
+    def traced(ids, **keywords):
+        shapes.add(tuple(ids.shape))
+        return search(ids, **keywords)
+
+    monkeypatch.setattr(model, "search", traced)
+    model._generate_functions.clear()
+    seen = []
+    for batch, length in [(3, 7), (5, 3), (4, 16), (3, 9), (4, 2)]:
+        found = model.generate(source(batch, length), max_length=4, jit_compile=True)
+        assert found.token_ids.shape == (batch, 4)
+        seen.append(len(shapes))
+    assert seen[-1] == seen[1], shapes  # one of (4, 16), one that is general, and nothing after it
+
+
+@pytest.mark.parametrize(
+    "size, least, expected", [(0, 1, 1), (1, 1, 1), (2, 1, 2), (3, 1, 4), (64, 1, 64), (5, 16, 16)]
+)
+def test_buckets_are_powers_of_two(size, least, expected):
+    assert bucket(size, least) == expected
+    assert int(bucket(keras.ops.convert_to_tensor(size, "int32"), least)) == expected
+
+
+def test_a_batch_of_none(model):
+    found = model.generate(np.zeros((0, 7), "int32"), max_length=3, jit_compile=True)
+    assert found.token_ids.shape == (0, 3) and found.scores.shape == (0,)
