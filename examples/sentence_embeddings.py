@@ -9,7 +9,7 @@ not needed here:
     python examples/sentence_embeddings.py --pretrained DIRECTORY
 
 DIRECTORY holds config.json, model.safetensors and vocab.txt. With --quick and no weights an untrained encoder takes
-their place, whose cosines say little more than which words two texts share.
+their place, whose cosines mean nothing.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def main():
 
     # WEIGHTS IN
     if directory is None:
-        print("No pretrained weights: an UNTRAINED encoder takes their place. What it finds shares words, not meaning.")
+        print("No pretrained weights: an UNTRAINED encoder takes their place, and what it finds means nothing.")
         encoder = untrained(texts)
     else:
         encoder = pretrained(directory)
