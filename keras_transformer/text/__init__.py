@@ -6,6 +6,7 @@ word_piece  the same: WordPiece
 characters  tables over all characters, in the graph
 pairs       pairs of strings to training examples
 batching    examples to batches of few shapes
+masking     tokens hidden for a masked language model
 
 tagged           files of words and labels
 words            strings to words, and where they are
@@ -16,6 +17,7 @@ tagged_examples  words and labels to training examples
 
 from .batching import batch_by_tokens, choose_lengths, count_batches, length_histogram, shapes
 from .corpus import check_parallel, check_tsv, read_parallel, read_tsv
+from .masking import mask_tokens
 from .pairs import Dropped, count_dropped, shift, to_examples
 from .strings import clean
 from .subwords import Pieces, Windows, first_of_words, pieces_of_words, windows
@@ -51,6 +53,7 @@ __all__ = [
     "joined",
     "learn_vocabulary",
     "length_histogram",
+    "mask_tokens",
     "model_inputs",
     "pieces_of_words",
     "read_conll2003",
