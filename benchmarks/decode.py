@@ -12,10 +12,12 @@ ours, plain       its signature `without_xla`
 ours, int8        the SavedModel with `quantize="int8"`
 CTranslate2       the same weights by `interop.to_ctranslate2`; "int8" quantized by it
 Hugging Face      a `MarianMTModel` of the same sizes in PyTorch
+KerasHub          its `TransformerEncoder` and `TransformerDecoder` of the same sizes with their caches, its samplers
+                  without an end token, in `tf.function`; "XLA" compiled by that
 
-The sentences that ours and CTranslate2 find are compared. Printed and written as JSON: medians over the rounds of
-tokens a second, and of each round's ratio to CTranslate2 in float32 in the same round. Then how long a token takes at
-step 16 and at step 256.
+A contender whose library is not installed is left out. The sentences that ours and CTranslate2 find are compared.
+Printed and written as JSON: medians over the rounds of tokens a second, and of each round's ratio to CTranslate2 in
+float32 in the same round. Then how long a token takes at step 16 and at step 256. A picture has the tokens a second.
 """
 
 import argparse
@@ -194,6 +196,78 @@ def hugging_face(args):
     return {name: job(*CELLS[name]) for name in CELLS if name in args.cells}
 
 
+def keras_hub(args, xla=False):
+    import keras
+    import keras_hub
+    import tensorflow as tf
+    from keras import ops
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    keras.utils.set_random_seed(args.seed)
+    encoders = [keras_hub.layers.TransformerEncoder(2048, 8) for _ in range(6)]
+    decoders = [keras_hub.layers.TransformerDecoder(2048, 8) for _ in range(6)]
+    table = keras.layers.ReversibleEmbedding(VOCABULARY, 512)
+    positions = keras_hub.layers.SinePositionEncoding()
+
+    def embed(ids, start=0):
+        x = table(ids) * 512**0.5
+        return x + positions(x, start_index=start)
+
+    def encode(ids):
+        x = embed(ids)
+        for block in encoders:
+            x = block(x)
+        return x
+
+    def step(prompt, cache, index):
+        """For the sampler: logits of the token at `index`, and the cache, whose rows it moves with the beams."""
+        own, source, states = cache
+        ids = ops.slice(prompt, (0, index - 1), (prompt.shape[0], 1))
+        hidden, written = embed(ids, index - 1), []
+        for block, self_cache, cross_cache in zip(decoders, own, source, strict=True):
+            hidden, self_cache, _ = block(
+                hidden,
+                states,
+                self_attention_cache=self_cache,
+                self_attention_cache_update_index=index - 1,
+                cross_attention_cache=cross_cache,
+            )
+            written.append(self_cache)
+        return table(hidden, reverse=True)[:, 0], hidden, (written, source, states)
+
+    def job(batch, beams):
+        if beams == 1:
+            sampler = keras_hub.samplers.GreedySampler()
+        else:
+            sampler = keras_hub.samplers.BeamSampler(num_beams=beams)
+        ids = tf.constant([[*row, 3] for row in sources(args, batch)])
+        hidden = encode(ids)
+        for block in decoders:  # builds them: what is made in a graph is lost
+            hidden = block(embed(ids), hidden)
+
+        @tf.function(jit_compile=xla)
+        def translate(ids):
+            states = encode(ids)
+            prompt = tf.pad(tf.fill((batch, 1), 2), [[0, 0], [0, TARGET]])
+            own, memory = (tf.zeros((batch, 2, length, 8, 64)) for length in (TARGET + 1, SOURCE))
+            hidden, source = embed(prompt[:, :1]), []
+            for block in decoders:  # the source's keys and values, once
+                hidden, _, cross_cache = block(
+                    hidden,
+                    states,
+                    self_attention_cache=own,
+                    self_attention_cache_update_index=0,
+                    cross_attention_cache=memory,
+                    cross_attention_cache_update_index=0,
+                )
+                source.append(cross_cache)
+            return sampler(step, prompt, cache=([own] * 6, source, states), index=1)[:, 1:]
+
+        return lambda: translate(ids).numpy().tolist()
+
+    return {name: job(*CELLS[name]) for name in CELLS if name in args.cells}
+
+
 CONTENDERS = {
     "limit": limit,
     "ours": ours,
@@ -202,7 +276,21 @@ CONTENDERS = {
     "CTranslate2": ctranslate2,
     "CTranslate2, int8": lambda args: ctranslate2(args, "int8"),
     "Hugging Face": hugging_face,
+    "KerasHub": keras_hub,
+    "KerasHub, XLA": lambda args: keras_hub(args, xla=True),
 }
+NEEDS = {"CTranslate2": ("ctranslate2",), "Hugging Face": ("transformers", "torch"), "KerasHub": ("keras-hub",)}
+
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing(name):
+    return [package for package in NEEDS.get(name.partition(",")[0], ()) if version(package) is None]
 
 
 # The run
@@ -252,7 +340,7 @@ def summarize(contenders):
                 if reference:
                     pairs = zip(seconds, reference.times[job], strict=True)
                     result["times_as_fast_as_ctranslate2"] = statistics.median(b / a for a, b in pairs)
-                if reference and contender.found[job]:
+                if reference and contender.found[job] and name.startswith(("ours", "CTranslate2")):  # the same weights
                     same = [a == b for a, b in zip(contender.found[job], reference.found[job], strict=True)]
                     result["same_sentences"] = sum(same) / len(same)
             results[name][job] = result
@@ -271,6 +359,30 @@ def step_times(times):
     return found
 
 
+def plot(record, cells, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    results = record["results"]
+    names = [name for name, of_jobs in results.items() if cells[0] in of_jobs]
+    colors = ["tab:gray" if n == "limit" else "tab:red" if n.startswith("ours") else "tab:blue" for n in names]
+    figure, axes = plt.subplots(1, len(cells), figsize=(3 * len(cells), 3.6), sharey=True, squeeze=False)
+    for axis, cell in zip(axes[0], cells):
+        speeds = [results[name][cell]["tokens_per_second"] for name in names]
+        bars = axis.barh(names, speeds, color=colors)
+        axis.bar_label(bars, [f"{speed:,.0f}" for speed in speeds], padding=2, fontsize=8)
+        axis.set_xlim(0, 1.3 * max(speeds))
+        axis.set_title(f"batch {cell}", fontsize=10)
+        axis.set_xlabel("tokens a second")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(f"{record['cpu']}, {record['threads']} threads, the base model", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
 def main():
     args = parse_arguments()
     if args.contender:
@@ -280,6 +392,9 @@ def main():
 
     contenders = []
     for name in args.only:
+        if missing(name):
+            print(f"{name}: left out, without {' and '.join(missing(name))}", flush=True)
+            continue
         print(f"{name}: starting", flush=True)
         contenders.append(Contender(name, sys.argv[1:]))
     for number in range(args.rounds):
@@ -289,8 +404,8 @@ def main():
                 if job in contender.times:
                     contender.do(job)
     results = summarize(contenders)
-    packages = ("tensorflow", "keras", "ctranslate2", "transformers", "torch")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    packages = ("tensorflow", "keras", "ctranslate2", "transformers", "torch", "keras-hub")
+    versions = {name: version(name) for name in packages}
     print(f"\n{cpu_model()}, {args.threads} threads, {versions}, {args.rounds} rounds")
     for job in args.cells:
         if job == "steps":
@@ -312,6 +427,9 @@ def main():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record | {"results": results}, indent=1) + "\n")
     print(f"\n{path}")
+    if version("matplotlib") and any(name in CELLS for name in args.cells):
+        plot(record | {"results": results}, [name for name in CELLS if name in args.cells], path.with_suffix(".png"))
+        print(path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

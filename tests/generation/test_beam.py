@@ -120,6 +120,25 @@ def test_full_width_is_exhaustive_search(penalty):
         assert set(hypotheses[len(expected) :]) == {((), -np.inf)}
 
 
+@pytest.mark.parametrize("penalty", ["none", "gnmt", "average"])
+def test_greedy_is_wrong_where_the_best_of_all_is_found(penalty):
+    """On random languages: the best sentence there is, sentence by sentence, where greedy search finds a worse one."""
+    length_penalty, reference = PENALTIES[penalty]
+    wrong = 0
+    for seed in range(5):
+        language = Language(3, 3, 3, seed, scale=0.5)
+        arguments = dict(max_length=3, end_token_id=2, length_penalty=length_penalty)
+        narrow = greedy_search(HistoryDecoder(language), language.start_ids, **arguments)
+        wide = beam_search(HistoryDecoder(language), language.start_ids, num_beams=8, **arguments)
+        for sentence, ([(_, greedy_score)], found) in enumerate(
+            zip(sentences_of(narrow), sentences_of(wide), strict=True)
+        ):
+            expected = exhaustive(language, sentence, 3, 2, reference)
+            assert_same(found, expected[:1])
+            wrong += greedy_score < expected[0][0] - 1e-3
+    assert wrong >= 4  # of 15
+
+
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     batch=st.sampled_from([1, 2, 3]),

@@ -248,6 +248,23 @@ def test_a_sentence_is_translated_alone_as_in_a_batch(plain, source, num_beams):
         np.testing.assert_allclose(alone.scores[0], together.scores[row], rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_order_of_sentences_changes_none(plain, source, num_beams):
+    order = [2, 0, 1]
+    found = search(plain, source, num_beams=num_beams, max_length=3)
+    shuffled = search(plain, source[order], num_beams=num_beams, max_length=3)
+    np.testing.assert_array_equal(shuffled.token_ids, found.token_ids[order])
+    np.testing.assert_allclose(shuffled.scores, found.scores[order], rtol=1e-6)
+
+
+def test_a_width_above_the_vocabulary_is_exhaustive(source):
+    model = transformer(vocabulary_size=5, num_layers=1, num_heads=1)
+    found = search(model, source % 5, max_length=2, num_beams=21, num_return_sequences=21, end_token_id=4)
+    for row in range(3):
+        hypotheses = {tuple(t[:n]) for t, n in zip(found.token_ids[row], found.lengths[row], strict=True)}
+        assert hypotheses == {(4,), *((a, b) for a in range(4) for b in range(5))}  # all 21 there are
+
+
 def test_generate_is_search_and_follows_new_weights(source):
     model = transformer(num_layers=1)
     results = []
