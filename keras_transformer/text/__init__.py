@@ -1,7 +1,9 @@
 """TEXT -> TOKENS: files of sentence pairs to batches of ids, and the tokenizers exports carry.
 
 corpus      files to pairs of strings, and their check
-tokenizers  strings to ids and back, in the graph
+tokenizers  strings to ids and back, in the graph: SentencePiece
+word_piece  the same: WordPiece
+characters  tables over all characters, in the graph
 pairs       pairs of strings to training examples
 batching    examples to batches of few shapes
 """
@@ -9,11 +11,14 @@ batching    examples to batches of few shapes
 from .batching import batch_by_tokens, choose_lengths, count_batches, length_histogram, shapes
 from .corpus import check_parallel, check_tsv, read_parallel, read_tsv
 from .pairs import Dropped, count_dropped, shift, to_examples
-from .tokenizers import SentencePieceTokenizer, clean, learn_vocabulary
+from .strings import clean
+from .tokenizers import SentencePieceTokenizer, learn_vocabulary
+from .word_piece import WordPieceTokenizer
 
 __all__ = [
     "Dropped",
     "SentencePieceTokenizer",
+    "WordPieceTokenizer",
     "batch_by_tokens",
     "check_parallel",
     "check_tsv",

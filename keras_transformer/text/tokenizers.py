@@ -11,15 +11,14 @@ import functools
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from types import ModuleType
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-Path = str | os.PathLike[str]
+from .packages import import_sentencepiece, import_tensorflow_text, one_line
+from .strings import Path, Stream, clean, ragged_ids, write
 
 MODEL_TYPES = ("bpe", "unigram", "char", "word")
 PAD, UNKNOWN, START, END = 0, 1, 2, 3  # The special ids of every vocabulary learned here.
@@ -45,13 +44,13 @@ class SentencePieceTokenizer(tf.Module):
     ) -> None:
         super().__init__(name=name)
         self.proto = model if isinstance(model, bytes) else _read(model)
-        processor = _import_sentencepiece().SentencePieceProcessor()
+        processor = import_sentencepiece().SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(self.proto)
         except RuntimeError as error:
             raise ValueError(
                 f"model must be a SentencePiece model, received {len(self.proto)} bytes that are "
-                f"not one ({_one_line(error)}): make one with learn_vocabulary."
+                f"not one ({one_line(error)}): make one with learn_vocabulary."
             ) from error
         self.vocabulary_size: int = processor.get_piece_size()
         self.unk_token_id: int = processor.unk_id()
@@ -61,7 +60,7 @@ class SentencePieceTokenizer(tf.Module):
         # The op that holds the model belongs to whatever runs it, and TensorFlow drops what ran eagerly when it clears
         # its caches, as `keras.utils.set_random_seed` makes it do: so the op is a part of each function's graph.
         sentencepiece = functools.partial(
-            _import_tensorflow_text().SentencepieceTokenizer, model=self.proto, out_type=tf.int32
+            import_tensorflow_text().SentencepieceTokenizer, model=self.proto, out_type=tf.int32
         )
         self._tokenize = tf.function(
             lambda texts: sentencepiece().tokenize(texts), [tf.TensorSpec([None], tf.string)], autograph=False
@@ -112,7 +111,7 @@ class SentencePieceTokenizer(tf.Module):
         Returns:
             string tensor `(B,)`; the unknown token is written as SentencePiece writes it, ` ⁇ `.
         """
-        ids = _ragged(ids)
+        ids = ragged_ids(ids)
         known = (ids.flat_values >= 0) & (ids.flat_values < self.vocabulary_size)
         ids = ids.with_flat_values(tf.where(known, ids.flat_values, self.unk_token_id))
         special = tf.constant([self.pad_token_id, self.start_token_id, self.end_token_id])
@@ -126,31 +125,7 @@ class SentencePieceTokenizer(tf.Module):
 
     def save(self, path: Path) -> None:
         """Writes the SentencePiece model to `path`, wholly or not at all."""
-        _write(path, self.proto)
-
-
-def clean(texts: Any) -> tf.Tensor:
-    """Text that every tokenizer can read, whatever came in.
-
-    Invalid UTF-8, and surrogates that are not a pair, become U+FFFD, the replacement character;
-    control characters (NUL, line ends, tabs) become spaces. Joiners and direction marks stay, since
-    some scripts are written with them.
-
-    Args:
-        texts: string tensor `(B,)`, or a list of str or bytes.
-
-    Returns:
-        string tensor `(B,)`, valid UTF-8.
-    """
-    if not tf.is_tensor(texts):
-        texts = tf.constant(_encoded(texts), tf.string)
-    if texts.dtype != tf.string or texts.shape.rank != 1:
-        raise ValueError(
-            f"texts must be strings of the shape (B,), received {texts.dtype.name} of the shape "
-            f"{texts.shape}: put a single text in a batch of one."
-        )
-    valid = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
-    return tf.strings.regex_replace(valid, r"\p{Cc}", " ")
+        write(path, self.proto)
 
 
 def learn_vocabulary(
@@ -202,13 +177,13 @@ def learn_vocabulary(
         )
     if 0 != input_sentence_size <= 100:  # SentencePiece draws no fewer.
         raise ValueError(f"input_sentence_size must be 0 (all texts) or more than 100, received {input_sentence_size}.")
-    sentencepiece = _import_sentencepiece()
-    _import_tensorflow_text()  # Learning takes minutes: what would fail after it fails before it.
+    sentencepiece = import_sentencepiece()
+    import_tensorflow_text()  # Learning takes minutes: what would fail after it fails before it.
     if os.path.isdir(path):
         raise ValueError(f"path must be the path of a file, received the directory {os.fspath(path)}: add a file name.")
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
 
-    stream = _Stream(texts)
+    stream = Stream(texts)
     proto = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
     try:
@@ -240,42 +215,6 @@ def learn_vocabulary(
     return tokenizer
 
 
-class _Stream:
-    """Cleaned text for the trainer.
-
-    The trainer reports an error of its iterator as one of its own, so the original is kept here.
-    """
-
-    def __init__(self, texts: Any) -> None:
-        if isinstance(texts, str | bytes):
-            raise TypeError(
-                f"texts must be an iterable of texts, received a single {type(texts).__name__}: put it in a list."
-            )
-        self.texts = texts
-        self.count = 0
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for batch in self._batches():
-                for text in clean(batch).numpy():
-                    self.count += bool(text.strip())
-                    yield text
-        except Exception as error:
-            self.error = error
-            raise
-
-    def _batches(self, size: int = 1024) -> Iterator[Any]:
-        """Batches of strings `(size,)`; the last one is smaller."""
-        if isinstance(self.texts, tf.data.Dataset):
-            for columns in self.texts.batch(size):
-                yield from tf.nest.flatten(columns)
-        else:
-            texts = iter(self.texts)
-            while batch := list(islice(texts, size)):
-                yield batch
-
-
 def _explained(error: Exception, vocabulary_size: int, count: int, max_sentence_bytes: int) -> ValueError:
     """SentencePiece's error in terms of the arguments of `learn_vocabulary`."""
     message = str(error)
@@ -291,7 +230,7 @@ def _explained(error: Exception, vocabulary_size: int, count: int, max_sentence_
             f"vocabulary_size must hold every character of the corpus, received {vocabulary_size}: "
             f"the smallest possible size is {smallest[1]}, or lower character_coverage."
         )
-    return ValueError(f"SentencePiece refused the arguments of learn_vocabulary: {_one_line(error)}")
+    return ValueError(f"SentencePiece refused the arguments of learn_vocabulary: {one_line(error)}")
 
 
 def _too_large(vocabulary_size: int, largest: int) -> str:
@@ -299,34 +238,6 @@ def _too_large(vocabulary_size: int, largest: int) -> str:
         f"vocabulary_size must not exceed what the corpus can give, received {vocabulary_size}: "
         f"the largest possible size is {largest}; lower vocabulary_size or give more text."
     )
-
-
-def _encoded(texts: Any) -> list[bytes]:
-    """UTF-8 bytes of each text. Paired surrogates are joined; one alone becomes U+FFFD."""
-    if isinstance(texts, str | bytes):
-        raise TypeError(f"texts must be a batch of texts, received a single {type(texts).__name__}: put it in a list.")
-    encoded = []
-    for index, text in enumerate(texts):
-        if isinstance(text, str):
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-        if not isinstance(text, bytes):
-            raise TypeError(f"texts must be str or bytes, received {type(text).__name__} at index {index}.")
-        encoded.append(text)
-    return encoded
-
-
-def _ragged(ids: Any) -> tf.RaggedTensor:
-    """Token ids, dense `(B, T)`, ragged or nested lists, as an int32 ragged tensor `(B, None)`."""
-    if not tf.is_tensor(ids):
-        ids = tf.ragged.constant(ids, tf.int32, ragged_rank=1) if isinstance(ids, list) else tf.constant(ids)
-    if ids.shape.rank != 2 or not ids.dtype.is_integer:
-        raise ValueError(
-            f"ids must be integers of the shape (B, T), received {ids.dtype.name} of the shape "
-            f"{ids.shape}: put a single sequence in a batch of one."
-        )
-    if not isinstance(ids, tf.RaggedTensor):
-        ids = tf.RaggedTensor.from_tensor(ids)
-    return tf.cast(ids, tf.int32)
 
 
 def _read(path: Path) -> bytes:
@@ -337,46 +248,3 @@ def _read(path: Path) -> bytes:
         )
     with open(path, "rb") as stream:
         return stream.read()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part."""
-    # In the same directory: a rename is atomic on one disk only.
-    unfinished = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(unfinished, "wb") as stream:
-            stream.write(content)
-        os.replace(unfinished, path)
-    except BaseException:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-        raise
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _import_sentencepiece() -> ModuleType:
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise ImportError('sentencepiece is not installed: pip install "keras-transformer-layers[text]"') from error
-    return sentencepiece
-
-
-def _import_tensorflow_text() -> ModuleType:
-    try:
-        import tensorflow_text
-    except ModuleNotFoundError as error:
-        raise ImportError('tensorflow-text is not installed: pip install "keras-transformer-layers[text]"') from error
-    except (ImportError, tf.errors.NotFoundError) as error:
-        # Its libraries are built for one minor version of TensorFlow.
-        minor = ".".join(tf.__version__.split(".")[:2])
-        raise ImportError(
-            f"tensorflow-text cannot load beside tensorflow {tf.__version__}; both must have the "
-            f"minor version {minor}: "
-            f'pip install "keras-transformer-layers[text]" "tensorflow-text=={minor}.*" '
-            f"({_one_line(error)})"
-        ) from error
-    return tensorflow_text

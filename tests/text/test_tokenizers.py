@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import tensorflow as tf
 
-from keras_transformer.text import SentencePieceTokenizer, clean, learn_vocabulary, tokenizers
+from keras_transformer.text import SentencePieceTokenizer, clean, learn_vocabulary, strings
 
 TEXTS = [
     "the cat sat on the mat",
@@ -108,7 +108,7 @@ def test_failed_save_keeps_the_old_file(tokenizer, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(tokenizers.os, "replace", fail)
+    monkeypatch.setattr(strings.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         tokenizer.save(path)
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
