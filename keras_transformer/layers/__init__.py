@@ -5,6 +5,7 @@ from keras_transformer.layers.activations import gelu_tanh
 from keras_transformer.layers.alibi_bias import AlibiBias
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.branch import LayerScale, StochasticDepth
+from keras_transformer.layers.crf import CRF
 from keras_transformer.layers.decoder_block import DecoderBlock
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.encoder_block import EncoderBlock
@@ -16,8 +17,10 @@ from keras_transformer.layers.relative_position_bias import RelativePositionBias
 from keras_transformer.layers.relative_position_embedding import RelativePositionEmbedding
 from keras_transformer.layers.residual import PostNorm, PreNorm, Residual, SandwichNorm
 from keras_transformer.layers.rotary_embedding import RotaryEmbedding
+from keras_transformer.layers.tag_schemes import allowed_transitions, split_label
 
 __all__ = [
+    "CRF",
     "AlibiBias",
     "DecoderBlock",
     "Dropout",
@@ -37,6 +40,8 @@ __all__ = [
     "RotaryEmbedding",
     "SandwichNorm",
     "StochasticDepth",
+    "allowed_transitions",
     "gelu_tanh",
     "patterns",
+    "split_label",
 ]

@@ -55,7 +55,8 @@ def batch_by_tokens(
 
     Args:
         dataset: examples, any structure of vectors or of ragged batches of vectors `(B, None)`, such as `to_examples`
-            and `shift` make. Integers are padded with `pad_token_id`, other values (the weights) with zero.
+            and `shift` make; in ragged batches an element of a vector may be a vector `(B, None, K)`. Integers
+            are padded with `pad_token_id`, other values (the weights) with zero.
         batch_tokens: most positions of a batch, on each side.
         lengths: increasing lengths of the batches; see `choose_lengths`. Iterating raises
             `tf.errors.InvalidArgumentError` at an example longer than the last.
@@ -69,7 +70,7 @@ def batch_by_tokens(
             next epoch. A run that resumes at epoch `e` passes `e`.
 
     Returns:
-        A dataset of the same structure, each vector now `(rows, length)`.
+        A dataset of the same structure, each vector now `(rows, length)` or `(rows, length, K)`.
     """
     table = shapes(batch_tokens, lengths)
     if pool_size < 1:
@@ -111,9 +112,10 @@ def batch_by_tokens(
             def dense(vectors: tf.RaggedTensor) -> tf.Tensor:
                 fill = tf.constant(pad_token_id if vectors.dtype.is_integer else 0, vectors.dtype)
                 padded = tf.gather(vectors, members).to_tensor(fill)
-                missing = tf.stack([rows[cut], sizes[cut]]) - tf.shape(padded)
+                wanted = tf.concat([tf.stack([rows[cut], sizes[cut]]), tf.shape(padded)[2:]], axis=0)
+                missing = wanted - tf.shape(padded)
                 padded = tf.pad(padded, tf.stack([tf.zeros_like(missing), missing], axis=1), constant_values=fill)
-                padded.set_shape(static)
+                padded.set_shape([*static, *vectors.shape[2:]])
                 return padded
 
             return tf.nest.map_structure(dense, pool, expand_composites=False)
@@ -212,7 +214,7 @@ def choose_lengths(
 def _ragged(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The examples in ragged batches, as they may be already."""
     specs = tf.nest.flatten(dataset.element_spec)
-    if all(isinstance(spec, tf.RaggedTensorSpec) and spec.shape.rank == 2 for spec in specs):
+    if all(isinstance(spec, tf.RaggedTensorSpec) and spec.ragged_rank == 1 for spec in specs):
         return dataset
     if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank == 1 for spec in specs):
         # Vectors that are all of one length come out dense.

@@ -77,7 +77,7 @@ def check_parallel(source: Path, target: Path) -> int:
             differ. The message is one line.
     """
     source_count = target_count = 0
-    for first, second in zip_longest(_checked(source, "source"), _checked(target, "target")):
+    for first, second in zip_longest(checked_lines(source, "source"), checked_lines(target, "target")):
         source_count += first is not None
         target_count += second is not None
     if source_count != target_count:
@@ -104,7 +104,7 @@ def check_tsv(path: Path) -> int:
             one tab. The message is one line.
     """
     count = 0
-    for count, line in enumerate(_checked(path, "path"), start=1):
+    for count, line in enumerate(checked_lines(path, "path"), start=1):
         tabs = line.count("\t")
         if tabs != 1:
             raise ValueError(
@@ -137,7 +137,7 @@ def _open(path: Path, argument: str) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if compressed else open(path, "rb")
 
 
-def _checked(path: Path, argument: str) -> Iterator[str]:
+def checked_lines(path: Path, argument: str) -> Iterator[str]:
     """The lines of a file, decoded; a ValueError at the first thing that is wrong with it."""
     name = os.fspath(path)
     number = 0

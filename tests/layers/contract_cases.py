@@ -257,6 +257,11 @@ CASES = {
         },
         {"inputs": normal(B, T, H, K), "positions": PACKED_PLACES["query_positions"]},
     ),
+    "conditional random field": Case(
+        layers.CRF,
+        lambda: {"num_labels": D, "allowed": (np.arange(D + 1)[:, None] + np.arange(D + 1) != 7).tolist()},
+        {"inputs": normal(B, T, D), "padding_mask": padding(T, 3, 5)},
+    ),
     "linear biases": Case(
         layers.AlibiBias, lambda: {"num_heads": H, "alibi_bias_max": 5}, {"query": normal(B, T, H, K), **PLACES}
     ),
