@@ -1,6 +1,7 @@
 """STATES -> LOGITS: whole models made of the layers."""
 
 from keras_transformer.models.classifier import Classifier
+from keras_transformer.models.crf_tagger import CRFTagger
 from keras_transformer.models.encoder import Encoder
 from keras_transformer.models.masked_lm import MaskedLM
 from keras_transformer.models.presets import PRESETS, preset_config
@@ -9,6 +10,7 @@ from keras_transformer.models.transformer import Transformer
 
 __all__ = [
     "PRESETS",
+    "CRFTagger",
     "Classifier",
     "Encoder",
     "MaskedLM",

@@ -1,5 +1,6 @@
-"""STRINGS -> STRINGS: tokenizer, model and search together, and their SavedModel."""
+"""STRINGS -> STRINGS: tokenizer and model together, and their SavedModel."""
 
+from keras_transformer.tasks.tagger import TaggedWord, Tagger
 from keras_transformer.tasks.translator import Translator
 
-__all__ = ["Translator"]
+__all__ = ["TaggedWord", "Tagger", "Translator"]

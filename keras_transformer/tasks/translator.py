@@ -1,7 +1,6 @@
 """Strings to strings: two tokenizers around an encoder-decoder, in Python and as a SavedModel."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,8 +9,9 @@ import tensorflow as tf
 from keras_transformer import generation
 from keras_transformer.generation import penalties
 from keras_transformer.generation.arguments import check_count
+from keras_transformer.tasks.precision import in_float32
+from keras_transformer.tasks.saved_model import write_saved_model
 from keras_transformer.text import clean
-from keras_transformer.training import complete_or_absent
 
 KEYWORDS = (
     *("max_length", "num_return_sequences", "do_sample", "seed", "processors"),
@@ -75,7 +75,7 @@ class Translator:
                 "`max_source_length` must be an integer of at least 2, a token and the end token. "
                 f"Received: max_source_length={max_source_length!r}"
             )
-        self.model = _in_float32(model)
+        self.model = in_float32(model)
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.num_beams = num_beams
@@ -191,26 +191,9 @@ class Translator:
             path: a directory that does not exist; it is there whole or not at all.
             overwrite: whether to replace a directory that exists.
         """
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists. Choose another path, or pass overwrite=True.")
-        served = tf.Module()
-        served.variables_of_model = [v.value for v in self.model.variables]
-        served.seeds = [] if self._seeds is None else [self._seeds.state.value]
-        served.translate = self._graph
-        with complete_or_absent(path) as temporary:
-            try:
-                tf.saved_model.save(served, str(temporary), signatures={"serving_default": self._graph})
-            except tf.errors.OpError as error:  # a full disk, which is no `OSError` to TensorFlow
-                raise OSError(error.message.rpartition("}} ")[2]) from error
-
-
-def _in_float32(model):
-    if model.dtype_policy.compute_dtype == model.dtype_policy.variable_dtype == "float32":
-        return model
-    copy = type(model).from_config({**model.get_config(), "dtype": "float32"})
-    copy.set_weights(model.get_weights())
-    return copy
+        variables = [v.value for v in self.model.variables]
+        seeds = [] if self._seeds is None else [self._seeds.state.value]
+        write_saved_model(path, self._graph, [*variables, *seeds], overwrite)
 
 
 def _decode(text):
