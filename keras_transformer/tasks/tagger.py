@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from keras_transformer import text
 from keras_transformer.generation.arguments import check_count
-from keras_transformer.tasks.precision import in_float32
-from keras_transformer.tasks.saved_model import write_saved_model
+from keras_transformer.tasks import saved_model
 
 ROWS_TOGETHER = 64  # windows that the model reads at once, however long the texts are
 
@@ -77,7 +76,7 @@ class Tagger:
                 "`tokenizer` has more tokens than the model has embeddings. "
                 f"Received: {tokenizer.vocabulary_size} tokens, {size} embeddings. Use the one it was trained with."
             )
-        self.model = in_float32(model)
+        self.model = saved_model.in_float32(model)
         self.tokenizer = tokenizer
         self.splitter = splitter or text.WordSplitter()
         self.max_length = max_length
@@ -156,7 +155,7 @@ class Tagger:
             path: a directory that does not exist; it is there whole or not at all.
             overwrite: whether to replace a directory that exists.
         """
-        write_saved_model(path, self._graph, [v.value for v in self.model.variables], overwrite)
+        saved_model.save(self._graph, self.model.variables, path, overwrite)
 
     def _tag_texts(self, texts):
         return self._tag(self.splitter(texts))

@@ -9,8 +9,7 @@ import tensorflow as tf
 from keras_transformer import generation
 from keras_transformer.generation import penalties
 from keras_transformer.generation.arguments import check_count
-from keras_transformer.tasks.precision import in_float32
-from keras_transformer.tasks.saved_model import write_saved_model
+from keras_transformer.tasks import saved_model
 from keras_transformer.text import clean
 
 KEYWORDS = (
@@ -75,7 +74,7 @@ class Translator:
                 "`max_source_length` must be an integer of at least 2, a token and the end token. "
                 f"Received: max_source_length={max_source_length!r}"
             )
-        self.model = in_float32(model)
+        self.model = saved_model.in_float32(model)
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.num_beams = num_beams
@@ -191,9 +190,8 @@ class Translator:
             path: a directory that does not exist; it is there whole or not at all.
             overwrite: whether to replace a directory that exists.
         """
-        variables = [v.value for v in self.model.variables]
-        seeds = [] if self._seeds is None else [self._seeds.state.value]
-        write_saved_model(path, self._graph, [*variables, *seeds], overwrite)
+        seeds = [] if self._seeds is None else [self._seeds.state]
+        saved_model.save(self._graph, [*self.model.variables, *seeds], path, overwrite)
 
 
 def _decode(text):
