@@ -23,6 +23,9 @@ NOT_LAYERS = {
     "SandwichNorm": "a wiring",
     "Residual": "the base of the wirings",
     "ProjectionGlorotUniform": "an initializer",
+    "TokenDropout": "ids to ids, see test_token_dropout.py",
+    "allowed_transitions": "a function of labels",
+    "split_label": "a function of a label",
     "gelu_tanh": "an activation",
     "patterns": "a module of functions of positions",
 }
