@@ -1,4 +1,7 @@
-"""PICTURES: which word looks at which, who may look at whom, what is taken for what, how learning went. Needs matplotlib."""
+"""PICTURES: which word looks at which, who may look at whom, which label is taken for which, and how learning went.
+
+Needs matplotlib.
+"""
 
 from keras_transformer.visualization.attention import plot_attention
 from keras_transformer.visualization.confusion import plot_confusion
