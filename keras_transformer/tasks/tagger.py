@@ -130,7 +130,7 @@ class Tagger:
             )
         rows = [_clean(list(words)) for words in texts] if any(split) else _clean(texts)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        results = [[]] * len(rows)
+        results: list = [None] * len(rows)
         bar = keras.utils.Progbar(len(rows), unit_name="text", verbose=verbose)
         for start in range(0, len(rows), batch_size):
             places = by_length[start : start + batch_size]
@@ -163,13 +163,14 @@ class Tagger:
     def _tag(self, found):
         """`text.Words` to what `export` describes."""
         emissions = self._emissions(found.words)
-        if self.decodes_sequences:
-            mask = tf.sequence_mask(found.words.row_lengths(), tf.shape(emissions)[1])
-            ids, scores = self.model.decode(emissions, mask)
-        else:
-            ids, scores = tf.argmax(emissions, axis=-1), tf.reduce_max(tf.nn.softmax(emissions), axis=-1)
         lengths = found.words.row_lengths()
         real = tf.sequence_mask(lengths, tf.shape(emissions)[1])
+        if self.decodes_sequences:
+            # One place more, of padding: there is no going through a sequence of none, when no text has a word.
+            padded, mask = tf.pad(emissions, [[0, 0], [0, 1], [0, 0]]), tf.pad(real, [[0, 0], [0, 1]])
+            ids, scores = (x[:, :-1] for x in self.model.decode(padded, mask))
+        else:
+            ids, scores = tf.argmax(emissions, axis=-1), tf.reduce_max(tf.nn.softmax(emissions), axis=-1)
         return {
             "words": found.words.to_tensor(),
             "labels": tf.where(real, tf.gather(tf.constant(self.labels), ids), ""),

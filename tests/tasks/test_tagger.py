@@ -80,6 +80,12 @@ def make_tagger(crf=False, tokenizer=None, **kwargs):
     )
 
 
+def assert_alike(ours, theirs):
+    """Scores but for rounding, which is another in batches of other shapes."""
+    assert [w._replace(score=0) for w in ours] == [w._replace(score=0) for w in theirs]
+    np.testing.assert_allclose([w.score for w in ours], [w.score for w in theirs], rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def tagger():
     return make_tagger()
@@ -120,7 +126,8 @@ def test_labels_are_those_of_the_model(label_on):
 
 def test_lists_of_words_are_tagged_as_the_same_words_in_a_text(tagger):
     texts = [s.removesuffix(".") for s in sentences(9, seed=1)]
-    assert tagger.tag_with_offsets([t.split() for t in texts]) == tagger.tag_with_offsets(texts)
+    for ours, theirs in zip(tagger.tag_with_offsets([t.split() for t in texts]), tagger.tag_with_offsets(texts)):
+        assert_alike(ours, theirs)
     assert tagger([[], ["ba do"], [""]])[1][0][0] == "ba do"
 
 
@@ -158,8 +165,7 @@ def test_inputs_of_all_kinds_have_the_answers_stated(tagger):
     mixed = [*good[:3], *GARBAGE, *good[3:]]
     together = tagger.tag_with_offsets(mixed)
     for ours, theirs in zip(alone, together[:3] + together[-2:]):
-        assert [w[:2] for w in ours] == [w[:2] for w in theirs]
-        np.testing.assert_allclose([w.score for w in ours], [w.score for w in theirs], rtol=1e-4)
+        assert_alike(ours, theirs)
     found = dict(zip(GARBAGE, together[3:]))
     assert found[b""] == found[b" \t\n "] == []
     assert len(found[b"ba"]) == 1
@@ -182,8 +188,7 @@ def test_windows_hide_nothing_that_is_near():
     )
     assert max(map(len, long)) > 100
     for ours, theirs in zip(short, long):
-        assert [w[:2] for w in ours] == [w[:2] for w in theirs]
-        np.testing.assert_allclose([w.score for w in ours], [w.score for w in theirs], rtol=1e-4)
+        assert_alike(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
