@@ -5,9 +5,9 @@
     python benchmarks/sentence_encoding.py --rounds 7
 
 All three have the weights of all-MiniLM-L6-v2 in float32 and 256 sentences of 4 to 60 words of Python's own
-documentation, tokenizing included, in batches of like length, with as many threads as they choose unless --threads says
-otherwise. Each runs in a process of its own, round by round in turn, so that what else happens on the machine meets all of
-them. Before anything is timed the vectors are compared.
+documentation, tokenizing included, in batches of like length, with as many threads as they choose unless --threads
+says otherwise. Each runs in a process of its own, round by round in turn, so that what else happens on the machine
+meets all of them. Before anything is timed the vectors are compared.
 """
 
 import argparse

@@ -18,6 +18,7 @@ from keras_transformer.layers.relative_position_embedding import RelativePositio
 from keras_transformer.layers.residual import PostNorm, PreNorm, Residual, SandwichNorm
 from keras_transformer.layers.rotary_embedding import RotaryEmbedding
 from keras_transformer.layers.tag_schemes import allowed_transitions, split_label
+from keras_transformer.layers.token_dropout import TokenDropout
 
 __all__ = [
     "CRF",
@@ -40,6 +41,7 @@ __all__ = [
     "RotaryEmbedding",
     "SandwichNorm",
     "StochasticDepth",
+    "TokenDropout",
     "allowed_transitions",
     "gelu_tanh",
     "patterns",

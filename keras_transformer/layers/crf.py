@@ -98,18 +98,16 @@ class CRF(keras.layers.Layer):
 
         def step(carry, at):
             alpha, score, previous = carry
-            x, real, first, label, emitted, entered = at
-            score = ops.where(
-                real,
-                score + emitted + ops.where(first, entered, ops.take(flat, previous * self.num_labels + label)),
-                score,
-            )
-            carry = _forward(alpha, x, real, first, transitions, start), score, ops.where(real, label, previous)
+            x, real, first, label, emitted, entered = _columns(at, 5)
+            label = ops.cast(label, "int32")
+            followed = ops.where(first > 0, entered, ops.take(flat, previous * self.num_labels + label))
+            score = ops.where(real > 0, score + emitted + followed, score)
+            carry = _forward(alpha, x, real, first, transitions, start), score, ops.where(real > 0, label, previous)
             return carry, carry
 
         zero = x[0, :, 0] * 0
         initial = (ops.zeros_like(x[0]), zero, ops.zeros_like(labels[0]))
-        (alpha, score, last), _ = ops.scan(step, initial, (x, real, first, labels, emitted, entered))
+        (alpha, score, last), _ = ops.scan(step, initial, _joined(x, real, first, labels, emitted, entered))
         total = score + ops.take(end, last) - ops.logsumexp(alpha + end, axis=-1)
         return ops.where(ops.any(real, axis=0), total, 0.0)
 
@@ -121,16 +119,15 @@ class CRF(keras.layers.Layer):
 
         def forward(carry, at):
             best, _ = carry
-            x, real, first = at
+            x, real, first = _columns(at, 2)
+            real, first = (flag[:, None] > 0 for flag in (real, first))
             through = best[:, :, None] + transitions
-            entering = first[:, None]
-            score = ops.where(entering, start, ops.max(through, axis=1)) + x
-            back = ops.where(entering, same, ops.cast(ops.argmax(through, axis=1), "int32"))
-            real = real[:, None]
+            score = ops.where(first, start, ops.max(through, axis=1)) + x
+            back = ops.where(first, same, ops.cast(ops.argmax(through, axis=1), "int32"))
             carry = ops.where(real, score, best), ops.where(real, back, same)
             return carry, carry
 
-        (best, _), (_, backs) = ops.scan(forward, (ops.zeros_like(x[0]), same), (x, real, first))
+        (best, _), (_, backs) = ops.scan(forward, (ops.zeros_like(x[0]), same), _joined(x, real, first))
         last = ops.cast(ops.argmax(best + end, axis=-1), "int32")
 
         def backward(label, back):
@@ -146,18 +143,18 @@ class CRF(keras.layers.Layer):
         transitions, start, end = self._scores(x.dtype)
 
         def forward(alpha, at):
-            x, real, first = at
+            x, real, first = _columns(at, 2)
             alpha = _forward(alpha, x, real, first, transitions, start)
             return alpha, alpha
 
         def backward(beta, at):
             """`beta` is of the position after: what comes of each label that is before it."""
-            x, real = at
+            x, real = _columns(at, 1)
             through = ops.logsumexp(transitions + (x + beta)[:, None, :], axis=-1)
-            return ops.where(real[:, None], through, beta), beta
+            return ops.where(real[:, None] > 0, through, beta), beta
 
-        _, alphas = ops.scan(forward, ops.zeros_like(x[0]), (x, real, first))
-        _, betas = ops.scan(backward, ops.zeros_like(x[0]) + end, (x, real), reverse=True)
+        _, alphas = ops.scan(forward, ops.zeros_like(x[0]), _joined(x, real, first))
+        _, betas = ops.scan(backward, ops.zeros_like(x[0]) + end, _joined(x, real), reverse=True)
         both = alphas + betas
         marginals = both - ops.logsumexp(both, axis=-1, keepdims=True)
         return ops.transpose(ops.where(real[..., None], marginals, 0.0), (1, 0, 2))
@@ -193,4 +190,14 @@ def _time_major(emissions, padding_mask):
 def _forward(alpha, x, real, first, transitions, start):
     """One step of the forward algorithm: log sums of the sequences that end in each label, `(B, L)`."""
     through = ops.logsumexp(alpha[:, :, None] + transitions, axis=1)
-    return ops.where(real[:, None], ops.where(first[:, None], start, through) + x, alpha)
+    return ops.where(real[:, None] > 0, ops.where(first[:, None] > 0, start, through) + x, alpha)
+
+
+def _joined(x, *rows):
+    """`(T, B, L)` and some `(T, B)` as one tensor: Keras 3.15 scans over several only if their length is static."""
+    return ops.concatenate([x, *(ops.cast(row, x.dtype)[..., None] for row in rows)], axis=-1)
+
+
+def _columns(at, count):
+    """What `_joined` put together, at one position: `(B, L)` and `count` `(B,)`."""
+    return at[:, :-count], *(at[:, column - count] for column in range(count))

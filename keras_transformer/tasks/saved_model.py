@@ -41,16 +41,31 @@ def save(graph, variables, path, overwrite=False, **signatures):
 
 
 def in_dtype(model, dtype):
-    """`model`, or a copy of it in `dtype` if it, or the encoder in it, computes in another."""
-    parts = [model, *([model.encoder] if hasattr(model, "encoder") else [])]
-    if all(p.dtype_policy.compute_dtype == p.dtype_policy.variable_dtype == dtype for p in parts):
+    """`model` itself, or a copy with its weights if any part of it computes in another dtype."""
+    config = keras.saving.serialize_keras_object(model)
+    changed = _in_dtype(config, dtype)
+    if changed == config:
         return model
-    config = {**model.get_config(), "dtype": dtype}
-    if len(parts) > 1:
-        config["encoder"] = in_dtype(model.encoder, dtype)
-    copy = type(model).from_config(config)
+    copy = keras.saving.deserialize_keras_object(changed)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _in_dtype(config, dtype):
+    if isinstance(config, dict):
+        return {
+            key: dtype if key == "dtype" and _policy(value) not in (None, dtype) else _in_dtype(value, dtype)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_in_dtype(value, dtype) for value in config)
+    return config
+
+
+def _policy(value):
+    """The name of a policy of floats, as it stands in a config; None if it is none."""
+    name = value.get("config", {}).get("name") if isinstance(value, dict) else value
+    return name if str(name).endswith(("float16", "float32")) else None
 
 
 def to_be_exported(model, dtype, quantize):

@@ -43,7 +43,7 @@ def read_conllu(
         column: "upos", "xpos", "lemma" or "deprel".
         labels: the labels that may occur, as a model has them; None: any.
         errors: "raise" refuses the file at the first line that is malformed, or has no label or an unknown one; "skip"
-            warns of each such line and leaves out its sentence.
+            warns of it, the first of its sentence, and leaves the sentence out.
 
     Returns:
         A list of `TaggedSentence`.
@@ -156,6 +156,7 @@ def _read(
                     raise ValueError(f"{message}. Correct it, or pass errors='skip'.") from None
                 warnings.warn(f"{message}. The sentence is left out.", stacklevel=3)
                 broken = True
+                break
         if words and not broken:
             sentences.append(TaggedSentence(tuple(words), tuple(found)))
     if not sentences:

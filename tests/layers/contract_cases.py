@@ -23,9 +23,10 @@ NOT_LAYERS = {
     "SandwichNorm": "a wiring",
     "Residual": "the base of the wirings",
     "ProjectionGlorotUniform": "an initializer",
+    "TokenDropout": "ids to ids, see test_token_dropout.py",
+    "allowed_transitions": "a function of labels",
+    "split_label": "a function of a label",
     "gelu_tanh": "an activation",
-    "allowed_transitions": "a function, of tags",
-    "split_label": "a function, of a tag",
     "patterns": "a module of functions of positions",
 }
 KEY_BIAS = "the same number is added to all scores of a query, to which the softmax is blind"

@@ -41,7 +41,21 @@ def compiled(function):
     return tf.function(function, jit_compile=True)
 
 
-@pytest.mark.parametrize("way", [lambda f: f, compiled], ids=["eager", "compiled"])
+def of_any_length(function):
+    """As a graph that does not know the length of its inputs, where the backend is TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    def of(*arrays):
+        specs = [tf.TensorSpec([None] * array.ndim, array.dtype) for array in arrays]
+        specs[0] = tf.TensorSpec([None, None, L], "float32")
+        return tf.function(function, specs)(*arrays)
+
+    return of
+
+
+@pytest.mark.parametrize("way", [lambda f: f, compiled, of_any_length], ids=["eager", "compiled", "any length"])
 def test_all_that_is_found_is_that_of_all_sequences(way):
     crf, weights = made()
     x, labels = drawn()

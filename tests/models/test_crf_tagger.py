@@ -57,9 +57,9 @@ def test_the_loss_is_the_negative_log_likelihood_a_label():
 def test_it_learns_is_saved_and_answers_alike(tmp_path):
     tagger = made()
     ids, labels, weights = drawn()
-    tagger.compile(keras.optimizers.Adam(0.02), weighted_metrics=[TokenAccuracy()], jit_compile=False)
-    history = tagger.fit({"token_ids": ids}, labels, sample_weight=weights, epochs=40, verbose=0).history
-    assert history["loss"][-1] < 0.3 * history["loss"][0]
+    tagger.compile(keras.optimizers.Adam(0.03), weighted_metrics=[TokenAccuracy()], jit_compile=False)
+    history = tagger.fit({"token_ids": ids}, labels, sample_weight=weights, epochs=25, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert np.abs(ops.convert_to_numpy(tagger.crf.transitions)).max() > 0.1
     tagger.save(tmp_path / "tagger.keras")
     again = keras.saving.load_model(tmp_path / "tagger.keras")
