@@ -28,6 +28,7 @@ class MappedSentencePieceTokenizer(tf.Module):
         pad_token, unk_token, start_token, end_token: special tokens, of the vocabulary or among `added_tokens`.
         added_tokens: tokens that are found in the text as they are written, see `AddedToken`.
         language_codes: whether what a text begins with, such as ">>fr<<", is one token.
+        spaces: further characters that are read as a space.
         target_model: bytes of the SentencePiece model of the other language, for `target`.
         name: name of the module.
 
@@ -47,6 +48,7 @@ class MappedSentencePieceTokenizer(tf.Module):
         end_token: str = "</s>",
         added_tokens: Sequence[AddedToken] = (),
         language_codes: bool = False,
+        spaces: str = "",
         target_model: bytes | None = None,
         name: str | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class MappedSentencePieceTokenizer(tf.Module):
         self._codes = [token for token in ids if token.startswith(">>") and token.endswith("<<")]
         self._code_ids = np.array([*(ids[code] for code in self._codes), self.unk_token_id], "int32")
         self._language_codes = language_codes
+        self._spaces = spaces
         self._added = AddedTokens(added_tokens)
         texts = [tf.TensorSpec([None], tf.string)]
         self._tokenize = tf.function(lambda texts: self._with(texts, self._ids_of), texts, autograph=False)
@@ -84,7 +87,7 @@ class MappedSentencePieceTokenizer(tf.Module):
         self.target = self
         if target_model is not None:
             self.target = MappedSentencePieceTokenizer(
-                target_model, ids, pad_token, unk_token, start_token, end_token, added_tokens, language_codes
+                target_model, ids, pad_token, unk_token, start_token, end_token, added_tokens, language_codes, spaces
             )
 
     @property
@@ -133,6 +136,8 @@ class MappedSentencePieceTokenizer(tf.Module):
 
     def _with(self, texts: tf.Tensor, tokenize: Any) -> Any:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
+        for character in self._spaces:
+            texts = tf.strings.regex_replace(texts, character, " ")
         return self._added(texts, tokenize)
 
     def _sentencepiece(self) -> Any:
@@ -167,8 +172,8 @@ class MappedSentencePieceTokenizer(tf.Module):
     def _without_code(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.RaggedTensor, tf.Tensor]:
         """Texts without the language code they begin with; ids `(B, 0 or 1)` and lengths `(B,)` of the codes."""
         if not self._language_codes:
-            none = tf.zeros(tf.shape(texts), tf.int32)
-            return texts, tf.RaggedTensor.from_row_lengths(none[:0], none, validate=False), none
+            none = tf.zeros(tf.shape(texts), tf.int32)  # their lengths, and no ids
+            return texts, tf.RaggedTensor.from_row_lengths(none[:0], tf.cast(none, tf.int64), validate=False), none
         coded = tf.strings.regex_full_match(texts, "(?s)>>.*?<<.*")
         rest = tf.strings.regex_replace(texts, "(?s)^>>.*?<<", "", replace_global=False)
         length = tf.strings.length(texts) - tf.strings.length(rest)
