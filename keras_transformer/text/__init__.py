@@ -3,6 +3,9 @@
 corpus      files to pairs of strings, and their check
 tokenizers  strings to ids and back, in the graph: SentencePiece
 word_piece  the same: WordPiece
+mapped_sentence_piece  the same: SentencePiece with the ids of another vocabulary
+byte_pair   the same: byte-level BPE
+added_tokens  tokens written out in a text
 characters  tables over all characters, in the graph
 pairs       pairs of strings to training examples
 batching    examples to batches of few shapes
@@ -15,8 +18,11 @@ subwords         words to pieces and windows
 tagged_examples  words and labels to training examples
 """
 
+from .added_tokens import AddedToken
 from .batching import batch_by_tokens, choose_lengths, count_batches, length_histogram, shapes
+from .byte_pair import BytePairTokenizer
 from .corpus import check_parallel, check_tsv, read_parallel, read_tsv
+from .mapped_sentence_piece import MappedSentencePieceTokenizer
 from .masking import mask_tokens
 from .pairs import Dropped, count_dropped, shift, to_examples
 from .strings import clean
@@ -30,7 +36,10 @@ from .words import ENGLISH_CLITICS, Words, WordSplitter, joined
 
 __all__ = [
     "ENGLISH_CLITICS",
+    "AddedToken",
+    "BytePairTokenizer",
     "Dropped",
+    "MappedSentencePieceTokenizer",
     "Pieces",
     "SentencePieceTokenizer",
     "TaggedSentence",

@@ -41,7 +41,7 @@ class Characters(NamedTuple):
 
     def rows(self) -> tf.Tensor:
         """Index of the text of each character, int64 `(N,)`."""
-        return tf.RaggedTensor.from_row_splits(self.codes, self.splits, validate=False).value_rowids()
+        return row_ids(self.splits)
 
 
 def decode(texts: tf.Tensor) -> Characters:
@@ -89,7 +89,7 @@ class Rewriting:
         number = self.number(before.codes)
         lengths = tf.gather(self.lengths, number)
         ends = tf.cumsum(lengths)
-        source = tf.repeat(tf.range(tf.size(lengths, tf.int64)), lengths)
+        source = row_ids(tf.concat([[0], ends], 0))
         within = tf.range(tf.size(source, tf.int64)) - tf.gather(ends - lengths, source)
         number = tf.gather(number, source)
         codes = tf.where(
@@ -168,6 +168,17 @@ def bert_words(texts: tf.Tensor, normalization: Rewriting, kinds: Table) -> Word
     )
     splits = tf.gather(tf.concat([[0], count], 0), characters.splits)
     return Words(words, tf.gather(source, kept), splits)
+
+
+def row_ids(splits: tf.Tensor) -> tf.Tensor:
+    """The row of each value of a ragged tensor with these row splits `(B + 1,)`, int64 `(N,)`.
+
+    `tf.repeat`, and what is made of it, fills a matrix of all rows by the longest: one long line among many texts
+    would cost gigabytes.
+    """
+    begins = tf.zeros([splits[-1] + 1], tf.int64)
+    begins = tf.tensor_scatter_nd_add(begins, splits[1:-1, tf.newaxis], tf.ones_like(splits[1:-1]))
+    return tf.cumsum(begins)[:-1]
 
 
 def _shifted(flags: tf.Tensor) -> tf.Tensor:

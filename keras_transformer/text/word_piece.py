@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .characters import Rewriting, Table, bert_kinds, bert_normalization, bert_words, byte_lengths
+from .added_tokens import AddedToken, AddedTokens
+from .characters import Rewriting, Table, bert_kinds, bert_normalization, bert_words, byte_lengths, row_ids
 from .packages import import_tensorflow_text, import_tokenizers
 from .strings import Path, Stream, batch, ragged_ids, write
 
@@ -40,10 +41,11 @@ class WordPieceTokenizer(tf.Module):
         pad_token, start_token, end_token: special tokens of the vocabulary.
         mask_token: the token that hides a word in masked training. None: the vocabulary has none.
         max_word_length: characters of the longest word that is split into pieces.
+        added_tokens: tokens that are found in the text as they are written, such as special ones; see `AddedToken`.
         name: name of the module.
 
     Attributes:
-        vocabulary, vocabulary_size: the tokens, and how many.
+        vocabulary, vocabulary_size: the tokens, and how many, added ones included.
         pad_token_id, unk_token_id, start_token_id, end_token_id, mask_token_id: ids of the special tokens.
 
     Example:
@@ -71,14 +73,19 @@ class WordPieceTokenizer(tf.Module):
         end_token: str = "[SEP]",
         mask_token: str | None = "[MASK]",
         max_word_length: int = 100,
+        added_tokens: Sequence[AddedToken] = (),
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = _read(vocabulary)
-        self._tokens = tuple(vocabulary)
-        self._ids = {token: index for index, token in enumerate(self._tokens)}
-        _check(self._tokens, self._ids)
+        words = tuple(vocabulary)
+        self._ids = {token: index for index, token in enumerate(words)}
+        _check(words, self._ids)
+        self._ids.update({token.text: token.token_id for token in added_tokens})
+        written = {index: token for token, index in self._ids.items()}
+        self._tokens = tuple(written.get(index, "") for index in range(max(written) + 1))
+        self._added = AddedTokens(added_tokens)
         self.lowercase = lowercase
         self.strip_accents = lowercase if strip_accents is None else strip_accents
         self.split_on_cjk = split_on_cjk
@@ -93,14 +100,18 @@ class WordPieceTokenizer(tf.Module):
         self.mask_token_id = None if mask_token is None else self._special("mask_token", mask_token)
         self._model = np.frombuffer(
             import_tensorflow_text().build_fast_wordpiece_model(
-                list(self._tokens), 2**31 - 1, suffix_indicator, oov_token, True, False
+                list(words), 2**31 - 1, suffix_indicator, oov_token, True, False
             ),
             "uint8",
         )
         texts = [tf.TensorSpec([None], tf.string)]
         # Constants of the graph: what is made eagerly is lost when TensorFlow clears its caches.
-        self._tokenize = tf.function(lambda texts: self._pieces_of(texts)[0], texts, autograph=False)
-        self._with_offsets = tf.function(self._pieces_with_offsets, texts, autograph=False)
+        self._tokenize = tf.function(
+            lambda texts: self._added(_valid(texts), lambda some: self._pieces_of(some)[0]), texts, autograph=False
+        )
+        self._with_offsets = tf.function(
+            lambda texts: self._added(_valid(texts), self._pieces_with_offsets), texts, autograph=False
+        )
         self._detokenize = tf.function(self._text_of, [tf.RaggedTensorSpec([None, None], tf.int32)], autograph=False)
 
     @property
@@ -240,7 +251,7 @@ class WordPieceTokenizer(tf.Module):
         # Bytes of a word to characters of the text, by where each character begins in all words put together.
         lengths = byte_lengths(words.codes.values)
         byte_begins = tf.cumsum(lengths, exclusive=True)
-        word = begins.value_rowids()
+        word = row_ids(begins.row_splits)
         word_begins, word_ends = words.codes.row_starts(), words.codes.row_limits()
         shift = tf.gather(tf.gather(tf.concat([byte_begins, [0]], 0), word_begins), word)
         first = tf.searchsorted(byte_begins, tf.cast(begins.values, tf.int64) + shift, out_type=tf.int64)
@@ -274,6 +285,10 @@ def _count_words(texts: Any, normalization: Rewriting, kinds: Table) -> Counter[
     while some := list(islice(stream, 1024)):
         counts.update(words_of(tf.constant(some)).numpy().tolist())
     return Counter({word.decode(): count for word, count in counts.items()})
+
+
+def _valid(texts: tf.Tensor) -> tf.Tensor:
+    return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
 
 
 def _by_text(pieces: tf.RaggedTensor, splits: tf.Tensor) -> tf.RaggedTensor:
