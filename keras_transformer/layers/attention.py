@@ -367,7 +367,8 @@ class MultiHeadAttention(keras.layers.Layer):
         query_dims = ops.shape(query)[:-1]
         if segment_ids is not None:
             positions = restarting_positions(segment_ids) if positions is None else positions
-            key_segment_ids = segment_ids if key_segment_ids is None else key_segment_ids
+            if key_segment_ids is None:
+                key_segment_ids, key_positions = segment_ids, positions if key_positions is None else key_positions
             key_positions = restarting_positions(key_segment_ids) if key_positions is None else key_positions
         key_positions = positions if key_positions is None else key_positions
         # An operation that nobody needs shows where there is no graph to leave it out.

@@ -11,6 +11,7 @@ from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, Projec
 from keras_transformer.layers.arguments import check_booleans, check_positive_integers, check_positive_numbers
 from keras_transformer.layers.block import patterns_config, set_patterns
 from keras_transformer.layers.normalization import LayerNormalization
+from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_position_part, clone, shared_config
 from keras_transformer.layers.results import pack, unpack
 from keras_transformer.models.compiled_search import in_buckets
@@ -56,7 +57,10 @@ class Transformer(VocabularyEnd):
 
     Call arguments:
         inputs: `{"encoder_token_ids": (B, S), "decoder_token_ids": (B, T)}`, integers, and optionally
-            `"encoder_padding_mask"` `(B, S)` and `"decoder_padding_mask"` `(B, T)`, True = real.
+            `"encoder_padding_mask"` `(B, S)` and `"decoder_padding_mask"` `(B, T)`, True = real. Packed rows, such as
+            `text.pack` makes, have integers `"encoder_segment_ids"` `(B, S)` and `"decoder_segment_ids"` `(B, T)`: 0 is
+            padding, a token attends to those of its own segment alone, on both sides, and positions count from 0 in
+            each run of equal ids.
 
     Returns:
         Logits `(B, T, V)`: at position `t` those of the token after `decoder_token_ids[:, t]`.
@@ -235,31 +239,45 @@ class Transformer(VocabularyEnd):
                 "`inputs` must be a dict with `encoder_token_ids` and `decoder_token_ids`. "
                 f"Received: keys={sorted(inputs)}"
             )
+        segments = _segments(inputs)
         padding_mask = self.encoder_padding_mask(inputs)
-        states = self.encode(inputs["encoder_token_ids"], padding_mask, training=training)
+        states = self.encode(
+            inputs["encoder_token_ids"], padding_mask, training=training, segment_ids=segments["encoder_segment_ids"]
+        )
         hidden = self.decode(
             inputs["decoder_token_ids"],
             states,
             padding_mask,
             decoder_padding_mask=inputs.get("decoder_padding_mask"),
             training=training,
+            **segments,
         )
         return self.end(hidden)
 
     def encoder_padding_mask(self, inputs):
-        """The mask `(B, S)` of `inputs`, or the one that leaves pad ids out; None if there is no pad id."""
+        """The mask `(B, S)` of `inputs`, or the one that leaves segment 0 or pad ids out; None if there is neither."""
         mask = inputs.get("encoder_padding_mask")
-        if mask is None and self.pad_token_id is not None:
+        if mask is None and inputs.get("encoder_segment_ids") is not None:
+            mask = ops.not_equal(inputs["encoder_segment_ids"], 0)
+        elif mask is None and self.pad_token_id is not None:
             mask = ops.not_equal(inputs["encoder_token_ids"], self.pad_token_id)
         return mask
 
-    def encode(self, token_ids, padding_mask=None, training=None, return_attention_scores=False):
+    def encode(self, token_ids, padding_mask=None, training=None, return_attention_scores=False, segment_ids=None):
         """The encoder's states `(B, S, D)` of ids `(B, S)`; on request also the list of its attention scores."""
-        x = self._embed(self.token_embedding, self.encoder_position_embedding, token_ids)
+        positions = None if segment_ids is None else restarting_positions(segment_ids)
+        x = self._embed(self.token_embedding, self.encoder_position_embedding, token_ids, positions)
         x = self.encoder_dropout(x, training=training)
         scores = []
         for block in self.encoder_blocks:
-            x = block(x, padding_mask=padding_mask, training=training, return_attention_scores=return_attention_scores)
+            x = block(
+                x,
+                padding_mask=padding_mask,
+                training=training,
+                return_attention_scores=return_attention_scores,
+                segment_ids=segment_ids,
+                positions=positions,
+            )
             x, block_scores, _ = unpack(x, return_attention_scores)
             scores.append(block_scores)
         return pack(self.encoder_norm(x), scores if return_attention_scores else None)
@@ -274,6 +292,8 @@ class Transformer(VocabularyEnd):
         training=None,
         return_attention_scores=False,
         cache=None,
+        decoder_segment_ids=None,
+        encoder_segment_ids=None,
     ):
         """The decoder's states `(B, T, D)` of ids `(B, T)`: the same code in training and step by step.
 
@@ -281,10 +301,11 @@ class Transformer(VocabularyEnd):
             `states[, scores][, cache]`, as asked for: the scores are a list of `{"self", "cross"}`, the cache is
             what `make_cache` gave, after these ids; with it `encoder_states` may be None.
         """
-        positions = None
+        positions = None if decoder_segment_ids is None else restarting_positions(decoder_segment_ids)
+        places = positions
         if cache is not None:
-            positions = cache[0]["self"]["position"] + ops.arange(ops.shape(token_ids)[1])
-        x = self._embed(self.target_token_embedding, self.decoder_position_embedding, token_ids, positions)
+            places = cache[0]["self"]["position"] + ops.arange(ops.shape(token_ids)[1])
+        x = self._embed(self.target_token_embedding, self.decoder_position_embedding, token_ids, places)
         x = self.decoder_dropout(x, training=training)
         scores, new_cache = [], []
         for index, block in enumerate(self.decoder_blocks):
@@ -297,6 +318,9 @@ class Transformer(VocabularyEnd):
                 training=training,
                 return_attention_scores=return_attention_scores,
                 cache=None if cache is None else cache[index],
+                segment_ids=decoder_segment_ids,
+                encoder_segment_ids=encoder_segment_ids,
+                positions=positions,
             )
             x, block_scores, block_cache = unpack(results, return_attention_scores, cache is not None)
             scores.append(block_scores)
@@ -328,9 +352,17 @@ class Transformer(VocabularyEnd):
 
     def attention_scores(self, inputs):
         """Who looks at whom: `{"encoder", "self", "cross"}`, each a list of `(B, H, T, S)`, one a layer."""
+        segments = _segments(inputs)
         padding_mask = self.encoder_padding_mask(inputs)
-        states, encoder = self.encode(inputs["encoder_token_ids"], padding_mask, return_attention_scores=True)
-        _, decoder = self.decode(inputs["decoder_token_ids"], states, padding_mask, return_attention_scores=True)
+        states, encoder = self.encode(
+            inputs["encoder_token_ids"],
+            padding_mask,
+            return_attention_scores=True,
+            segment_ids=segments["encoder_segment_ids"],
+        )
+        _, decoder = self.decode(
+            inputs["decoder_token_ids"], states, padding_mask, return_attention_scores=True, **segments
+        )
         return {
             "encoder": encoder,
             "self": [scores["self"] for scores in decoder],
@@ -487,3 +519,15 @@ class Transformer(VocabularyEnd):
             "tie_word_embeddings": self.tie_word_embeddings,
             "use_output_bias": self.use_output_bias,
         }
+
+
+def _segments(inputs):
+    """The segment ids of both sides, None where rows are not packed."""
+    segments = {name: inputs.get(name) for name in ("encoder_segment_ids", "decoder_segment_ids")}
+    given = [name for name, ids in segments.items() if ids is not None]
+    if len(given) == 1:
+        raise ValueError(
+            "A packed row has segments on both sides: `inputs` must hold `encoder_segment_ids` and "
+            f"`decoder_segment_ids`, or neither. Received: {given[0]} alone"
+        )
+    return segments

@@ -8,8 +8,10 @@ byte_pair   the same: byte-level BPE
 added_tokens  tokens written out in a text
 characters  tables over all characters, in the graph
 pairs       pairs of strings to training examples
+pools       examples, many at a time, in an order that seed and epoch fix
 batching    examples to batches of few shapes
 masking     tokens hidden for a masked language model
+packing     examples to rows of several, of one shape
 
 tagged           files of words and labels
 words            strings to words, and where they are
@@ -24,6 +26,7 @@ from .byte_pair import BytePairTokenizer
 from .corpus import check_parallel, check_tsv, read_parallel, read_tsv
 from .mapped_sentence_piece import MappedSentencePieceTokenizer
 from .masking import mask_tokens
+from .packing import pack
 from .pairs import Dropped, count_dropped, shift, to_examples
 from .strings import clean
 from .subwords import Pieces, Windows, first_of_words, pieces_of_words, windows
@@ -64,6 +67,7 @@ __all__ = [
     "length_histogram",
     "mask_tokens",
     "model_inputs",
+    "pack",
     "pieces_of_words",
     "read_conll2003",
     "read_conllu",

@@ -5,17 +5,15 @@ declared beforehand, and `choose_lengths` places them where they waste least.
 """
 
 import bisect
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-# Examples are handled in ragged batches of so many: one by one, tf.data takes a hundred microseconds for each.
-EXAMPLES_TOGETHER = 1024
+from .pools import epochs, ragged
 
 
 def shapes(batch_tokens: int, lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -73,29 +71,10 @@ def batch_by_tokens(
         A dataset of the same structure, each vector now `(rows, length)` or `(rows, length, K)`.
     """
     table = shapes(batch_tokens, lengths)
-    if pool_size < 1:
-        raise ValueError(f"pool_size must be at least 1, received {pool_size}.")
-    dataset = _ragged(dataset)
-    pools = dataset.ragged_batch(-(-pool_size // EXAMPLES_TOGETHER)).prefetch(1).enumerate()
-    seed = random.getrandbits(31) if seed is None else seed
     # With several shapes only what they share is static.
     static = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*table, strict=True)]
-    # Where tf.data runs; by default the variable would be placed on a GPU.
-    with tf.device("CPU:0"):
-        next_epoch = tf.Variable(initial_epoch, dtype=tf.int64, trainable=False)
-
-    def epoch(_: tf.Tensor) -> tf.data.Dataset:
-        number = next_epoch.assign_add(1) - 1
-        return pools.flat_map(lambda index, pool: batches(key(number, index), pool))
-
-    def key(*numbers: tf.Tensor) -> tf.Tensor:
-        folded = tf.constant([seed, 0], tf.int64)
-        for number in numbers:
-            folded = tf.random.experimental.stateless_fold_in(folded, number)
-        return folded
 
     def batches(key: tf.Tensor, pool: Any) -> tf.data.Dataset:
-        pool = tf.nest.map_structure(lambda x: x.merge_dims(0, 1), pool, expand_composites=False)
         longest = _longest(pool)
         order = tf.range(tf.size(longest))
         if shuffle:
@@ -122,19 +101,15 @@ def batch_by_tokens(
 
         return tf.data.Dataset.from_tensor_slices(cuts).map(batch, num_parallel_calls=2, deterministic=True)
 
-    epochs = tf.data.Dataset.from_tensors(0).flat_map(epoch)
-    # The graph holds the variable's handle only: the dataset keeps it alive.
-    epochs.next_epoch = next_epoch
-    options = tf.data.Options()
-    # Each epoch is an iterator of its own, and the end of an iterator waits for the thread that tunes it: now and then
-    # for most of a minute (TensorFlow 2.21), in which nothing is trained.
-    options.autotune.enabled = False
-    return epochs.prefetch(4).with_options(options)
+    def of_pools(pools: tf.data.Dataset) -> tf.data.Dataset:
+        return pools.flat_map(batches)
+
+    return epochs(dataset, pool_size, of_pools, seed, initial_epoch)
 
 
 def length_histogram(dataset: tf.data.Dataset) -> Counter[int]:
     """How many examples have each length, that of their longest vector. Reads the dataset once."""
-    lengths = _ragged(dataset).map(lambda *examples: _longest(examples), num_parallel_calls=tf.data.AUTOTUNE)
+    lengths = ragged(dataset).map(lambda *examples: _longest(examples), num_parallel_calls=tf.data.AUTOTUNE)
     histogram: Counter[int] = Counter()
     for batch in lengths.as_numpy_iterator():
         histogram.update(batch.tolist())
@@ -209,34 +184,6 @@ def choose_lengths(
             return chosen[::-1]
     chosen.append(int(ends[end - 1]))
     return chosen[::-1]
-
-
-def _ragged(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The examples in ragged batches, as they may be already."""
-    specs = tf.nest.flatten(dataset.element_spec)
-    if all(isinstance(spec, tf.RaggedTensorSpec) and spec.ragged_rank == 1 for spec in specs):
-        return dataset
-    if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank == 1 for spec in specs):
-        # Vectors that are all of one length come out dense.
-        return _mapped(
-            dataset.ragged_batch(EXAMPLES_TOGETHER),
-            lambda batch: batch if isinstance(batch, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(batch),
-        )
-    raise ValueError(
-        f"dataset must hold vectors or ragged batches of vectors, received {dataset.element_spec}: pass examples "
-        "before they are padded."
-    )
-
-
-def _mapped(dataset: tf.data.Dataset, function: Callable[[Any], Any]) -> tf.data.Dataset:
-    """The dataset with `function` of each part of its elements."""
-
-    def each(*parts: Any) -> Any:
-        # tf.data passes the parts of a tuple one by one and anything else as one argument.
-        element = parts if isinstance(dataset.element_spec, tuple) else parts[0]
-        return tf.nest.map_structure(function, element, expand_composites=False)
-
-    return dataset.map(each)
 
 
 def _longest(examples: Any) -> tf.Tensor:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from .batching import EXAMPLES_TOGETHER
+from .pools import EXAMPLES_TOGETHER
 from .tokenizers import SentencePieceTokenizer
 
 

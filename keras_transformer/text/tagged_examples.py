@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .batching import EXAMPLES_TOGETHER
+from .pools import EXAMPLES_TOGETHER
 from .subwords import Pieces, Windows, first_of_words, pieces_of_words, windows
 
 LABEL_ON = ("first", "all")
