@@ -84,7 +84,7 @@ class _Files:
     def special(self, defaults: Mapping[str, str]) -> dict[str, str]:
         """Role (pad, unk, ...) to text of the special tokens."""
         stated = {**(self.json("special_tokens_map.json") or {}), **self.config}
-        roles = dict(defaults)
+        roles: dict[str, Any] = dict(defaults)
         for role in ("pad", "unk", "bos", "eos", "cls", "sep", "mask"):
             token = stated.get(f"{role}_token", roles.get(role))
             text = token["content"] if isinstance(token, dict) else token
@@ -126,7 +126,7 @@ def _expect(part: str, value: Any, *known: Any) -> None:
 
 
 def _word_piece(files: _Files) -> WordPieceTokenizer:
-    options = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    options: dict[str, Any] = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
     longest = 100
     if files.tokenizer is None:
         lines = files.need("vocab.txt").read_text(encoding="utf-8").split("\n")
