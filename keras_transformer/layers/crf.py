@@ -144,14 +144,14 @@ class CRF(keras.layers.Layer):
 
         def forward(alpha, at):
             x, real, first = _columns(at, 2)
-            alpha = _forward(alpha, x, real, first, transitions, start)
+            alpha = _normalized(_forward(alpha, x, real, first, transitions, start))
             return alpha, alpha
 
         def backward(beta, at):
             """`beta` is of the position after: what comes of each label that is before it."""
             x, real = _columns(at, 1)
             through = ops.logsumexp(transitions + (x + beta)[:, None, :], axis=-1)
-            return ops.where(real[:, None] > 0, through, beta), beta
+            return _normalized(ops.where(real[:, None] > 0, through, beta)), beta
 
         _, alphas = ops.scan(forward, ops.zeros_like(x[0]), _joined(x, real, first))
         _, betas = ops.scan(backward, ops.zeros_like(x[0]) + end, _joined(x, real), reverse=True)
@@ -191,6 +191,11 @@ def _forward(alpha, x, real, first, transitions, start):
     """One step of the forward algorithm: log sums of the sequences that end in each label, `(B, L)`."""
     through = ops.logsumexp(alpha[:, :, None] + transitions, axis=1)
     return ops.where(real[:, None] > 0, ops.where(first[:, None] > 0, start, through) + x, alpha)
+
+
+def _normalized(x):
+    """What is the same for all labels is taken away: over thousands of positions it would outgrow the differences."""
+    return x - ops.logsumexp(x, axis=-1, keepdims=True)
 
 
 def _joined(x, *rows):

@@ -44,7 +44,8 @@ def test_every_public_layer_is_in_the_table():
     assert names.isdisjoint(NOT_LAYERS)
     assert names | set(NOT_LAYERS) == set(layers.__all__)
     public = {name: getattr(layers, name) for name in layers.__all__}
-    assert names == {name for name, x in public.items() if isinstance(x, type) and issubclass(x, keras.layers.Layer)}
+    kinds = {name for name, x in public.items() if isinstance(x, type) and issubclass(x, keras.layers.Layer)}
+    assert names == kinds - {"TokenDropout"}  # whose inputs are ids, which have no gradient and no half precision
 
 
 @pytest.mark.parametrize("kind", dict.fromkeys(case.layer for case in CASES.values()), ids=lambda kind: kind.__name__)
