@@ -1,14 +1,12 @@
 """Strings to vectors: a tokenizer and an encoder, in Python and as a SavedModel."""
 
-from collections.abc import Iterable
-
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_transformer.generation.arguments import check_count
 from keras_transformer.layers.arguments import check_booleans, check_one_of
 from keras_transformer.tasks import saved_model
+from keras_transformer.tasks.batches import as_list, of_like_length
 from keras_transformer.text import clean
 
 POOLINGS = ("mean", "first")
@@ -72,22 +70,10 @@ class SentenceEncoder:
             verbose: 1 shows a progress bar, 0 does not.
             batch_size: texts encoded at once, of like length; None means that of the constructor.
         """
-        if isinstance(texts, (str, bytes)):
-            raise ValueError(
-                f"`texts` must be a list of strings. Received a single string: {texts[:40]!r}. Put it in a list."
-            )
-        if not isinstance(texts, Iterable):
-            raise TypeError(f"`texts` must be a list of strings. Received: {texts!r}")
-        batch_size = self.batch_size if batch_size is None else batch_size
-        check_count("batch_size", batch_size)
-        encoded = clean(list(texts)).numpy().tolist()
-        by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        encoded = clean(as_list(texts)).numpy().tolist()
         vectors = np.zeros((len(encoded), self.model.hidden_dim), "float32")
-        bar = keras.utils.Progbar(len(encoded), unit_name="text", verbose=verbose)
-        for start in range(0, len(encoded), batch_size):
-            rows = by_length[start : start + batch_size]
+        for rows in of_like_length(encoded, self.batch_size if batch_size is None else batch_size, verbose):
             vectors[rows] = self._graph(tf.constant([encoded[i] for i in rows]))["embeddings"].numpy()
-            bar.update(start + len(rows))
         return vectors
 
     def _encode(self, texts):

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from keras_transformer import text
 from keras_transformer.generation.arguments import check_count
 from keras_transformer.tasks import saved_model
+from keras_transformer.tasks.batches import as_list, of_like_length
 
 ROWS_TOGETHER = 64  # windows that the model reads at once, however long the texts are
 
@@ -113,15 +113,7 @@ class Tagger:
             For each text a list of `TaggedWord`. Places are counted in characters (code points) of the text, after
             `text.clean` if it is not valid UTF-8; of given words, in the text that has a space between them.
         """
-        if isinstance(texts, (str, bytes)):
-            raise ValueError(
-                f"`texts` must be a list of strings. Received a single string: {texts[:40]!r}. Put it in a list."
-            )
-        if not isinstance(texts, Iterable):
-            raise TypeError(f"`texts` must be a list of strings or of lists of words. Received: {texts!r}")
-        batch_size = self.batch_size if batch_size is None else batch_size
-        check_count("batch_size", batch_size)
-        texts = list(texts)
+        texts = as_list(texts, of="strings or of lists of words")
         split = [not isinstance(words, (str, bytes)) and isinstance(words, Iterable) for words in texts]
         if any(split) and not all(split):
             raise TypeError(
@@ -129,11 +121,8 @@ class Tagger:
                 f"Received: {texts[split.index(True)]!r} and {texts[split.index(False)]!r}"
             )
         rows = [_clean(list(words)) for words in texts] if any(split) else _clean(texts)
-        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         results: list = [None] * len(rows)
-        bar = keras.utils.Progbar(len(rows), unit_name="text", verbose=verbose)
-        for start in range(0, len(rows), batch_size):
-            places = by_length[start : start + batch_size]
+        for places in of_like_length(rows, self.batch_size if batch_size is None else batch_size, verbose):
             batch = [rows[i] for i in places]
             if any(split):
                 found = self._words_graph(tf.ragged.constant(batch, tf.string, ragged_rank=1))
@@ -141,7 +130,6 @@ class Tagger:
                 found = self._graph(tf.constant(batch))
             for place, tagged in zip(places, _unpacked(found), strict=True):
                 results[place] = tagged
-            bar.update(start + len(places))
         return results
 
     def export(self, path, overwrite=False):

@@ -1,7 +1,5 @@
 """Strings to strings: two tokenizers around an encoder-decoder, in Python and as a SavedModel."""
 
-from collections.abc import Iterable
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -10,6 +8,7 @@ from keras_transformer import generation
 from keras_transformer.generation import penalties
 from keras_transformer.generation.arguments import check_count
 from keras_transformer.tasks import saved_model
+from keras_transformer.tasks.batches import as_list, of_like_length
 from keras_transformer.text import clean
 
 KEYWORDS = (
@@ -105,26 +104,15 @@ class Translator:
             A list of strings and a float32 array `(len(texts),)`, in the order of `texts`; with
             `num_return_sequences`, a list of lists of strings and an array `(len(texts), n)`.
         """
-        if isinstance(texts, (str, bytes)):
-            raise ValueError(
-                f"`texts` must be a list of strings. Received a single string: {texts[:40]!r}. Put it in a list."
-            )
-        if not isinstance(texts, Iterable):
-            raise TypeError(f"`texts` must be a list of strings. Received: {texts!r}")
-        batch_size = self.batch_size if batch_size is None else batch_size
-        check_count("batch_size", batch_size)
-        encoded = clean(list(texts)).numpy().tolist()
-        by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        encoded = clean(as_list(texts)).numpy().tolist()
         several = self.search_options.get("num_return_sequences")
         shape = (len(encoded),) if several is None else (len(encoded), several)
         translations, scores = np.full(shape, "", "object"), np.zeros(shape, "float32")
-        bar = keras.utils.Progbar(len(encoded), unit_name="sentence", verbose=verbose)
-        for start in range(0, len(encoded), batch_size):
-            rows = by_length[start : start + batch_size]
+        batch_size = self.batch_size if batch_size is None else batch_size
+        for rows in of_like_length(encoded, batch_size, verbose, unit_name="sentence"):
             result = self._graph(tf.constant([encoded[i] for i in rows]))
             translations[rows] = np.vectorize(_decode, "O")(result["translations"].numpy())
             scores[rows] = result["scores"].numpy()
-            bar.update(start + len(rows))
         return translations.tolist(), scores
 
     def stream(self, text):
