@@ -13,6 +13,11 @@ def start(batch, num_beams, max_length):
     return ops.logical_or(_own(batch * num_beams, num_beams), ops.zeros((1, max_length, 1), "bool"))
 
 
+def side_by_side(cache, num_beams):
+    """A cache for `num_beams` rows of each of its own, all of which have written what is in it."""
+    return {**cache, **{name: ops.repeat(cache[name], num_beams, axis=2) for name in ("key", "value")}}
+
+
 def mask(lineage):
     """The `attention_mask` `(rows, 1, max_length * num_beams)` for one token of each row."""
     rows, length, num_beams = ops.shape(lineage)

@@ -226,6 +226,7 @@ class CausalLM(VocabularyEnd):
         token_ids,
         padding_mask=None,
         segment_ids=None,
+        attention_mask=None,
         positions=None,
         key_positions=None,
         training=None,
@@ -237,6 +238,7 @@ class CausalLM(VocabularyEnd):
         Args:
             token_ids, padding_mask, segment_ids: see "Call arguments"; with a cache of length `L` the mask is that of
                 its places, `(B, L)`.
+            attention_mask: who may attend to whom besides, as in `layers.DecoderBlock`.
             positions: integers `(B, T)`; None: counted, from what is in the cache.
             key_positions: with a cache and `positions`, `(B, L)`.
             training, return_attention_scores: as in `layers.DecoderBlock`.
@@ -257,6 +259,7 @@ class CausalLM(VocabularyEnd):
             results = block(
                 x,
                 decoder_padding_mask=padding_mask,
+                decoder_attention_mask=attention_mask,
                 segment_ids=segment_ids,
                 positions=positions,
                 key_positions=key_positions,

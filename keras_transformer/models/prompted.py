@@ -1,7 +1,8 @@
 """What search needs of a decoder-only model: the prompt in the cache, then a step after another."""
 
-import keras
 from keras import ops
+
+from keras_transformer.models import beams
 
 
 class PromptedDecoder:
@@ -24,14 +25,15 @@ class PromptedDecoder:
         self._shift = None if lengths is None else ops.shape(token_ids)[1] - lengths
 
     def start(self, num_beams):
-        """The prompts but for their last tokens, computed once and repeated for the beams."""
+        """The prompts but for their last tokens, computed once; each beam has what was written of them for itself."""
         state = {"cache": self._model.make_cache(ops.shape(self._token_ids)[0], self._places)}
         if self._shift is not None:
             state["shift"] = self._shift
         if self._token_ids.shape[1] != 1:
             _, state = decode(self._model, self._token_ids[:, :-1], state)
         if num_beams > 1:
-            state = keras.tree.map_structure(lambda x: ops.repeat(x, num_beams, axis=0) if len(x.shape) else x, state)
+            state["cache"] = tuple({"self": beams.side_by_side(block["self"], num_beams)} for block in state["cache"])
+            state["lineage"] = beams.start(ops.shape(self._token_ids)[0], num_beams, self._places)
         cache = tuple(block.with_matrices(c) for block, c in zip(self._model.blocks, state["cache"], strict=True))
         return {**state, "cache": cache}
 
@@ -41,22 +43,24 @@ class PromptedDecoder:
 
     def reorder(self, state, rows):
         """The state whose row `i` continues row `rows[i]`, a row of the same prompt."""
-
-        def follow(cache):
-            return {**cache, **{name: ops.take(cache[name], rows, axis=0) for name in ("key", "value")}}
-
-        return {**state, "cache": tuple({"self": follow(block["self"])} for block in state["cache"])}
+        written = state["cache"][0]["self"]["position"]
+        return {**state, "lineage": beams.reorder(state["lineage"], rows, written)}
 
 
 def decode(model, token_ids, state):
     """The model's states `(N, T, D)` of the next ids `(N, T)`, and the decoder's state after them."""
     places, cache = {}, state["cache"]
+    num_beams = state["lineage"].shape[2] if "lineage" in state else 1
+    if num_beams > 1:
+        places["attention_mask"] = beams.mask(state["lineage"])
     if "shift" in state:
         attended = cache[0]["self"]
         shift = state["shift"][:, None]
-        key_positions = ops.arange(ops.shape(attended["key"])[2], dtype="int32") - shift
-        positions = attended["position"] + ops.arange(ops.shape(token_ids)[1], dtype="int32") - shift
-        places = {
+        # The beams of a prompt have a place side by side.
+        key_positions = ops.arange(ops.shape(attended["key"])[2], dtype="int32") // num_beams - shift
+        positions = attended["position"] + ops.arange(ops.shape(token_ids)[1], dtype="int32")
+        positions = positions - (ops.repeat(shift, num_beams, axis=0) if num_beams > 1 else shift)
+        places |= {
             "padding_mask": key_positions >= 0,
             # Before a prompt, and in a row that has ended while others go on, any position that a table has will do.
             "positions": ops.clip(positions, 0, (model.reach or 2**30) - 1),
