@@ -10,7 +10,6 @@ from keras import ops
 
 from keras_transformer.generation.processor import SearchContext
 from keras_transformer.generation.protocol import Hypotheses, Tensor
-from keras_transformer.generation.rules import MinLength
 
 
 def right_aligned(token_ids: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +83,7 @@ class AfterPrompt:
         self.needs_history = processor.needs_history
 
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
-        if isinstance(self._processor, MinLength):
+        if not self.needs_history:  # it counts tokens and looks at none: those of each row by itself
             lengths = ops.repeat(self._lengths, context.num_beams, axis=0)
             return self._processor(logits, context._replace(step=context.step + lengths[:, None]))
         prompts = ops.repeat(self._prompts, context.num_beams, axis=0)
