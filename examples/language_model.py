@@ -201,6 +201,7 @@ def run(args, checkpoints):
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 callbacks=callbacks,
+                shuffle=False,  # of the updates, which Keras else takes in an order of its own
                 verbose=2,
             )
             callbacks[-1] = keras.callbacks.CSVLogger(output / "history.csv", append=True)

@@ -51,6 +51,7 @@ class CRFTagger(keras.Model):
         self.crf = CRF(num_labels, allowed, dtype=self.dtype_policy, name="crf")
         self.crf.build((None, None, num_labels))
         self.allowed = self.crf.allowed
+        self.built = classifier.built  # it has no other weights
 
     def build(self, input_shape):
         self.built = True

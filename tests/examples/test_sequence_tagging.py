@@ -47,10 +47,11 @@ def arguments(data, output, *flags, **changes):
     given = {
         "train": data / "train.conllu",
         "valid": data / "valid.conllu",
-        "epochs": 2,
+        "epochs": 8,
         "layers": 1,
         "dim": 16,
         "batch-tokens": 64,
+        "max-length": 32,
         "output": output,
     }
     given.update({name.replace("_", "-"): value for name, value in changes.items()})
@@ -90,7 +91,7 @@ def last_epoch(output):
 def test_arguments_are_refused_by_name(data, tmp_path, monkeypatch, change, message):
     parse = runpy.run_path(str(SCRIPT))["parse_arguments"]
     monkeypatch.setattr(sys, "argv", ["sequence_tagging.py", *arguments(data, tmp_path)])
-    assert parse().epochs == 2
+    assert parse().epochs == 8
     monkeypatch.setattr(sys, "argv", ["sequence_tagging.py", *arguments(data, tmp_path, **change)])
     with pytest.raises(ValueError, match=message) as caught:
         parse()
@@ -166,7 +167,7 @@ def test_entities_from_columns_and_from_a_dataset_with_a_field(data, tmp_path, c
     ("change", "flags", "message"),
     [
         ({"train": "absent"}, [], "received 'absent', which is not one: check the path."),
-        ({"valid": "{data}/valid.txt", "column": "ner"}, [], "line 1, has the ner"),
+        ({"valid": "{data}/valid.txt"}, [], "line 1, has the ner"),
         ({"column": "ner"}, [], "received 'ner': read_conll2003"),
         ({"learning_rate": 1e30}, [], "Lower --learning-rate"),
         ({"output": SCRIPT}, [], "--output must be a directory"),
@@ -194,7 +195,7 @@ def test_stopped_a_run_ends_as_if_it_had_not_been(data, finished, tmp_path):
     output = tmp_path / "run"
     process = start(*arguments(data, output))
     for line in process.stdout:
-        if b"Epoch 2/2" in line:
+        if b"Epoch 2/8" in line:
             process.send_signal(signal.SIGINT)
             break
     code, errors, said = finish(process)
