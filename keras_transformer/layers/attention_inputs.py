@@ -75,6 +75,22 @@ def check_cache(cache, query, heads, width, attention_mask=None):
             f"`query` must have at most the length {room // num_beams} for which its `cache` was made. "
             f"Received: shape={tuple(query.shape)}. Make the cache with a larger `max_length`."
         )
+    written = _known(cache["position"])
+    if written is not None and isinstance(length, int) and isinstance(room, int):
+        if (written + length) * num_beams > room:
+            raise ValueError(
+                f"`cache` has room for {room // num_beams} positions, and {written} of them are written. "
+                f"Received: a query of {length} more, shape={tuple(query.shape)}. "
+                "Make the cache with a larger `max_length`."
+            )
+
+
+def _known(number):
+    """An integer tensor as an `int`; None while a graph is being made, where its value is not known yet."""
+    try:
+        return int(number)
+    except (TypeError, RuntimeError):
+        return None
 
 
 def places_of(axes, x):

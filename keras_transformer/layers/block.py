@@ -14,6 +14,7 @@ from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import as_part, as_position_part, clone, shared_config
+from keras_transformer.layers.quantized import QuantizableLayer
 from keras_transformer.layers.residual import PostNorm, PreNorm, Residual
 from keras_transformer.layers.results import unpack
 
@@ -36,7 +37,7 @@ def patterns_config(owner):
     return {name: keras.saving.serialize_keras_object(getattr(owner, name)) for name in PATTERNS}
 
 
-class Block(keras.layers.Layer):
+class Block(QuantizableLayer):
     """Sublayers in residual connections. Its layers have the names and the order of KerasHub's."""
 
     def __init__(

@@ -6,10 +6,11 @@ from keras_transformer.layers.arguments import check_booleans, check_positive_in
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.projection import project
+from keras_transformer.layers.quantized import QuantizableLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class FeedForward(keras.layers.Layer):
+class FeedForward(QuantizableLayer):
     """`FFN(x) = activation(x W1 + b1) W2 + b2` at each position (Vaswani et al. 2017, equation 2).
 
     Args:

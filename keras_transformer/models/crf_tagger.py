@@ -5,10 +5,11 @@ from keras import ops
 
 from keras_transformer.layers import CRF
 from keras_transformer.layers.parts import as_part
+from keras_transformer.layers.quantized import QuantizableModel
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class CRFTagger(keras.Model):
+class CRFTagger(QuantizableModel):
     """Labels in sequence: `classifier` gives each token its emissions, a `layers.CRF` those of its neighbours.
 
     In `fit` and `evaluate` the loss is the negative log-likelihood of the labels, summed over the batch and divided by

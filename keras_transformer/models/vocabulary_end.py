@@ -6,10 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_transformer.layers.quantized import QuantizableModel
 from keras_transformer.training import LinearCrossEntropy
 
 
-class VocabularyEnd(keras.Model):
+class VocabularyEnd(QuantizableModel):
     """A `keras.Model` that, with `compile(loss=LinearCrossEntropy(...))`, makes no logits in `fit` and `evaluate`.
 
     Inside a training or test step `call` returns the states that it would have projected (`end` does so), and

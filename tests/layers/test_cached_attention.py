@@ -79,6 +79,16 @@ def test_beams_that_share_a_cache_see_their_own_past(room, position):
     assert int(shared["position"]) == 7 and shared["key"].shape[0] == B
 
 
+@pytest.mark.parametrize("room", [7, 2 * BLOCK])
+def test_more_than_a_cache_has_room_for_is_refused(room):
+    layer, x = attention(), normal(B, room, D)
+    _, cache = layer(x[:, 2:], x[:, 2:], use_causal_mask=True, cache=layer.make_cache(B, room))
+    message = rf"room for {room} positions, and {room - 2} of them are written.*3 more, shape=\(2, 3, 10\)"
+    with pytest.raises(ValueError, match=message):
+        layer(x[:, :3], x[:, :3], use_causal_mask=True, cache=cache)
+    layer(x[:, :2], x[:, :2], use_causal_mask=True, cache=cache)  # up to the last place
+
+
 def test_rows_that_share_a_cache_must_say_what_they_see():
     layer, x = attention(), normal(B * N, 1, D)
     with pytest.raises(ValueError, match=r"made for the batch 2.*\(6, 1, 10\).*attention_mask"):

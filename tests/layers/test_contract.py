@@ -334,7 +334,7 @@ def test_lora_of_each_projection_counts(name):
     "name",
     [pytest.param(name, marks=pytest.mark.slow if "block" in name or " of " in name else ()) for name in PROJECTING],
 )
-def test_a_quantized_model_is_near_its_own_before(name):
+def test_a_quantized_model_is_near_its_own_before_and_is_saved_and_loaded(name, tmp_path):
     case, layer = CASES[name], built(name)
     model = functional(layer, case)
     inputs = keras.tree.flatten(cast(case.inputs, "float32"))
@@ -344,6 +344,7 @@ def test_a_quantized_model_is_near_its_own_before(name):
     after = outputs(model(inputs))[0]
     # A kernel's numbers are off by 1/254 of the largest in their channel, as are those of what it is multiplied by.
     assert 0 < np.abs(after - before).max() < 0.05 * np.abs(before).max()
+    assert_survives(model, inputs, tmp_path / "model.keras")
 
 
 # ---- the three backends

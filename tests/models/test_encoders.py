@@ -194,3 +194,20 @@ def test_a_head_has_the_precision_of_its_encoder():
 def test_errors_name_what_was_received(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Keras's `quantize` warns of each layer that has nothing to quantize.
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_a_quantized_model_is_saved_and_loaded(tmp_path):
+    model, inputs = MaskedLM(encoder()), {"token_ids": ids()}
+    model.quantize("int8")
+    expected = numpy(model(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(loaded(inputs)), expected)
+    dtypes = [keras.backend.standardize_dtype(w.dtype) for w in loaded.weights]
+    assert dtypes == [keras.backend.standardize_dtype(w.dtype) for w in model.weights]
+    assert dtypes.count("int8") == 1 + 2 * 6 + 1  # the table; six projections a block; the head's product
+    copy = type(loaded).from_config(loaded.get_config())
+    copy.set_weights(loaded.get_weights())
+    np.testing.assert_array_equal(numpy(copy(inputs)), expected)
