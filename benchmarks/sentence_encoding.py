@@ -5,9 +5,10 @@
     python benchmarks/sentence_encoding.py --rounds 7
 
 All three have the weights of all-MiniLM-L6-v2 in float32 and 256 sentences of 4 to 60 words of Python's own
-documentation, tokenizing included, in batches of like length, with as many threads as they choose unless --threads
-says otherwise. Each runs in a process of its own, round by round in turn, so that what else happens on the machine
-meets all of them. Before anything is timed the vectors are compared.
+documentation, tokenizing included, with as many threads as they choose unless --threads says otherwise. Ours is handed
+all of them in one call and forms groups by itself; the others are run with each --batch-size, of like length, too. Each
+runs in a process of its own, round by round in turn, so that what else happens on the machine meets all of them. Before
+anything is timed the vectors are compared.
 """
 
 import argparse
@@ -42,12 +43,6 @@ def sentences():
     return random.Random(1).sample(sorted(set(found)), COUNT)
 
 
-def by_length(texts, batch_size):
-    """Batches of the places of `texts` of like length."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
 def ours(model, work, args):
     """From a SavedModel, as a server has it: with TensorFlow alone."""
     import tensorflow as tf
@@ -56,28 +51,22 @@ def ours(model, work, args):
     if args.threads:
         tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     served = tf.saved_model.load(str(work / "saved_model")).signatures["serving_default"]
-
-    def encode(texts):
-        vectors = np.zeros((len(texts), 384), "float32")
-        for rows in by_length(texts, args.batch_size):
-            vectors[rows] = served(texts=tf.constant([texts[i] for i in rows]))["embeddings"].numpy()
-        return vectors
-
-    return encode
+    return lambda texts, _: served(texts=tf.constant(texts))["embeddings"].numpy()
 
 
 def torch(model, work, args):
+    """Which sorts texts by their length in characters."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     if args.threads:
         torch.set_num_threads(args.threads)
     encoder = SentenceTransformer(str(model), device="cpu")
-    return lambda texts: encoder.encode(texts, batch_size=args.batch_size, show_progress_bar=False)
+    return lambda texts, batch_size: encoder.encode(texts, batch_size=batch_size, show_progress_bar=False)
 
 
 def onnx(model, work, args):
-    """The graph that PyTorch exports, with the package `tokenizers` before and NumPy after it."""
+    """The graph that PyTorch exports, with the package `tokenizers` before and NumPy around it."""
     import onnxruntime
     import tokenizers
 
@@ -87,17 +76,20 @@ def onnx(model, work, args):
     session = onnxruntime.InferenceSession(str(work / "model.onnx"), options, providers=["CPUExecutionProvider"])
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(LONGEST)
-    tokenizer.enable_padding()
+    tokenizer.no_padding()
 
-    def encode(texts):
+    def encode(texts, batch_size):
         vectors = np.zeros((len(texts), 384), "float32")
-        for rows in by_length(texts, args.batch_size):
-            encoded = tokenizer.encode_batch([texts[i] for i in rows])
-            ids = np.array([e.ids for e in encoded], "int64")
-            mask = np.array([e.attention_mask for e in encoded], "int64")
+        rows = [encoded.ids for encoded in tokenizer.encode_batch(texts)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            ids, mask = np.zeros((2, len(places), len(rows[places[-1]])), "int64")
+            for row, place in enumerate(places):
+                ids[row, : len(rows[place])], mask[row, : len(rows[place])] = rows[place], 1
             (states,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
             sums = (states * mask[..., None]).sum(axis=1)
-            vectors[rows] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+            vectors[places] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
         return vectors
 
     return encode
@@ -137,21 +129,21 @@ def export_onnx(model, work):
 
 
 def worker(name, args):
-    """Writes the vectors, then answers each line with the seconds of a round."""
+    """Writes the vectors, then answers each line, a batch size, with the seconds of a round."""
     encode = {"ours": ours, "torch": torch, "onnx": onnx}[name](Path(args.model), Path(args.work), args)
     texts = sentences()
-    np.save(Path(args.work) / f"{name}.npy", encode(texts))
-    encode(texts)
+    np.save(Path(args.work) / f"{name}.npy", encode(texts, 32))
+    encode(texts, 8)
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         began = time.perf_counter()
-        encode(texts)
+        encode(texts, int(line))
         print(time.perf_counter() - began, flush=True)
 
 
 def start(name, args, model, work):
     command = [sys.executable, __file__, "--worker", name, "--model", model, "--work", work]
-    command += ["--batch-size", args.batch_size, *(["--threads", args.threads] if args.threads else [])]
+    command += ["--threads", args.threads] if args.threads else []
     return subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -166,7 +158,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="directory of the weights (default: that of the package)")
     parser.add_argument("--rounds", type=int, default=7, help="of all three in turn (default: 7)")
-    parser.add_argument("--batch-size", type=int, default=32, help="sentences at once (default: 32)")
+    parser.add_argument(
+        "--batch-size", type=int, nargs="+", default=[8, 32], help="sentences at once, of the others (default: 8 32)"
+    )
     parser.add_argument("--threads", type=int, help="of each library (default: its own choice)")
     parser.add_argument("--output", default="benchmarks/results")
     parser.add_argument("--worker", choices=NAMES, help=argparse.SUPPRESS)
@@ -190,28 +184,28 @@ def main():
         print("Largest difference from PyTorch's vectors:", apart)
         if max(apart.values()) > 1e-5:
             sys.exit("error: the vectors differ; nothing was timed")
-        seconds = {name: [] for name in NAMES}
+        runs = [("ours", 1), *((name, size) for name in ("torch", "onnx") for size in args.batch_size)]
+        seconds = {run: [] for run in runs}
         for _ in range(args.rounds):
-            for name, process in processes.items():
-                process.stdin.write("\n")
-                process.stdin.flush()
-                seconds[name].append(float(answer(process, name)))
+            for name, size in runs:
+                processes[name].stdin.write(f"{size}\n")
+                processes[name].stdin.flush()
+                seconds[name, size].append(float(answer(processes[name], name)))
         for process in processes.values():
             process.stdin.close()
             process.wait()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, median in medians.items():
-        ratio = statistics.median(other / own for other, own in zip(seconds[name], seconds["ours"]))
-        print(f"{NAMES[name]:32} {COUNT / median:8.1f} sentences a second, ours {ratio:.2f} times as many")
+    for (name, size), values in seconds.items():
+        ratio = statistics.median(other / own for other, own in zip(values, seconds["ours", 1]))
+        what = NAMES[name] + (f", batches of {size}" if name != "ours" else "")
+        print(f"{what:48} {COUNT / statistics.median(values):8.1f} sentences a second, ours {ratio:.2f} times as many")
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "versions": {p: importlib.metadata.version(p) for p in ("tensorflow", "torch", "onnxruntime", "transformers")},
         "sentences": COUNT,
-        "batch_size": args.batch_size,
         "threads": args.threads,
         "largest_difference": apart,
-        "seconds": seconds,
+        "seconds": {f"{name} {size}" if name != "ours" else name: values for (name, size), values in seconds.items()},
     }
     path = Path(args.output) / f"sentence_encoding-{record['date']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,14 @@
 """Many texts through a graph, a batch of like length at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_transformer.generation.arguments import check_count
+
+TOKENS_TOGETHER = 512  # what two cores with their caches read fastest; see benchmarks/sentence_encoding.py
 
 
 def as_list(texts: Any, of: str = "strings") -> list:
@@ -28,3 +31,34 @@ def of_like_length(texts: list, batch_size: int, verbose: Any, unit_name: str = 
         places = by_length[start : start + batch_size]
         yield places
         bar.update(start + len(places))
+
+
+def in_groups(
+    lengths: tf.Tensor, batch_tokens: int, read: Callable[[tf.Tensor], tf.Tensor], width: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What `read` makes of rows of tokens, those of like length together, so that little of a group is padding.
+
+    The longest come first. A row without a token is not read; one of more than `batch_tokens` is read by itself.
+
+    Args:
+        lengths: int32 `(R,)`, tokens of each row.
+        batch_tokens: of a group, padding included.
+        read: of the places of some rows, int32 `(N,)`, to float32 `(M, width)`.
+        width: of what comes of it.
+
+    Returns:
+        What `read` gave for all groups, one after the other, `(sum of M, width)`, and the places of rows in the order
+        in which they were read, `(R,)`.
+    """
+    order = tf.argsort(lengths, direction="DESCENDING", stable=True)
+    count = tf.math.count_nonzero(lengths, dtype=tf.int32)
+
+    def group(start: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        rows = tf.maximum(batch_tokens // lengths[order[start]], 1)
+        end = tf.minimum(start + rows, count)
+        return end, found.write(found.size(), read(order[start:end]))
+
+    # Of no groups at all the shape must be known.
+    found = tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None, width])
+    _, found = tf.while_loop(lambda start, _: start < count, group, (tf.constant(0), found), parallel_iterations=1)
+    return found.concat(), order

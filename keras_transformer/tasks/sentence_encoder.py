@@ -6,18 +6,19 @@ import tensorflow as tf
 from keras_transformer.generation.arguments import check_count
 from keras_transformer.layers.arguments import check_booleans, check_one_of
 from keras_transformer.tasks import saved_model
-from keras_transformer.tasks.batches import as_list, of_like_length
+from keras_transformer.tasks.batches import TOKENS_TOGETHER, as_list, in_groups, of_like_length
 from keras_transformer.text import clean
 
 POOLINGS = ("mean", "first")
+TEXTS_TOGETHER = 256  # of one call of the graph: more would only make the progress bar coarse
 
 
 class SentenceEncoder:
     """Vectors whose cosines say how near texts are in meaning (Reimers and Gurevych 2019, "Sentence-BERT", section 3).
 
     A text's pieces stand between the tokenizer's start and end token. The vector is the mean of all their states, over
-    its length. The same graph runs in Python and in the exported model; batches are padded and masked, so that a text
-    has the same vector alone and in any batch.
+    its length. The same graph runs in Python and in the exported model. It sorts texts by their number of tokens and
+    reads those of like length together, padded and masked: a text has the same vector alone and in any batch.
 
     Args:
         model: an `Encoder`, such as `interop.from_huggingface` returns, or a model that has one as its `encoder` (a
@@ -26,16 +27,17 @@ class SentenceEncoder:
         pooling: "mean" of all states, or the "first" token's.
         normalize: whether vectors are divided by their length, so that a product of two is their cosine.
         max_length: tokens of a text that are read, with start and end; what comes after is left out.
-        batch_size: texts encoded at once by `__call__`, of like length.
+        batch_tokens: tokens that the model reads at once, padding included. A processor with small caches is fastest
+            with few, a GPU with many.
 
     Example: see `docs/tasks.md`.
     """
 
-    def __init__(self, model, tokenizer, pooling="mean", normalize=True, max_length=256, batch_size=32):
+    def __init__(self, model, tokenizer, pooling="mean", normalize=True, max_length=256, batch_tokens=TOKENS_TOGETHER):
         encoder = getattr(model, "encoder", model)
         check_one_of(POOLINGS, pooling=pooling)
         check_booleans(normalize=normalize)
-        check_count("batch_size", batch_size)
+        check_count("batch_tokens", batch_tokens)
         if not isinstance(max_length, int) or max_length < 3:
             raise ValueError(
                 "`max_length` must be an integer of at least 3, for the start, a token and the end. "
@@ -57,22 +59,21 @@ class SentenceEncoder:
         self.pooling = pooling
         self.normalize = normalize
         self.max_length = max_length
-        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self._graph = tf.function(
             self._encode, input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False
         )
 
-    def __call__(self, texts, verbose=0, batch_size=None):
+    def __call__(self, texts, verbose=0):
         """The vectors, float32 `(len(texts), D)`, of a list of strings, in its order.
 
         Args:
             texts: a list of strings.
             verbose: 1 shows a progress bar, 0 does not.
-            batch_size: texts encoded at once, of like length; None means that of the constructor.
         """
         encoded = clean(as_list(texts)).numpy().tolist()
         vectors = np.zeros((len(encoded), self.model.hidden_dim), "float32")
-        for rows in of_like_length(encoded, self.batch_size if batch_size is None else batch_size, verbose):
+        for rows in of_like_length(encoded, TEXTS_TOGETHER, verbose):
             vectors[rows] = self._graph(tf.constant([encoded[i] for i in rows]))["embeddings"].numpy()
         return vectors
 
@@ -84,6 +85,14 @@ class SentenceEncoder:
             return tf.fill([pieces.nrows(), 1], tf.constant(token_id, pieces.dtype))
 
         ids = tf.concat([column(self.tokenizer.start_token_id), pieces, column(self.tokenizer.end_token_id)], axis=1)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        vectors, order = in_groups(
+            lengths, self.batch_tokens, lambda places: self._vectors(tf.gather(ids, places)), self.model.hidden_dim
+        )
+        return {"embeddings": tf.gather(vectors, tf.math.invert_permutation(order))}
+
+    def _vectors(self, ids):
+        """Ragged `ids` `(N, None)` to vectors `(N, D)`."""
         mask = tf.sequence_mask(ids.row_lengths())
         states = self.model({"token_ids": ids.to_tensor(self.tokenizer.pad_token_id), "padding_mask": mask})
         if self.pooling == "first":
@@ -91,7 +100,7 @@ class SentenceEncoder:
         else:
             weights = tf.cast(mask, states.dtype)[..., tf.newaxis]
             vectors = tf.reduce_sum(states * weights, axis=1) / tf.reduce_sum(weights, axis=1)
-        return {"embeddings": tf.math.l2_normalize(vectors, axis=1) if self.normalize else vectors}
+        return tf.math.l2_normalize(vectors, axis=1) if self.normalize else vectors
 
     def export(self, path, overwrite=False):
         """Writes a SavedModel: `serving_default` takes `texts` `[batch]` and returns `embeddings` `[batch, D]`.

@@ -8,9 +8,7 @@ import tensorflow as tf
 from keras_transformer import text
 from keras_transformer.generation.arguments import check_count
 from keras_transformer.tasks import saved_model
-from keras_transformer.tasks.batches import as_list, of_like_length
-
-ROWS_TOGETHER = 64  # windows that the model reads at once, however long the texts are
+from keras_transformer.tasks.batches import TOKENS_TOGETHER, as_list, in_groups, of_like_length
 
 
 class TaggedWord(NamedTuple):
@@ -45,6 +43,7 @@ class Tagger:
             hold probable. As in training, see `text.to_tagged_examples`.
         segment_capitals: whether the model is given `segment_ids`, 1 on words that begin with a capital letter.
         batch_size: texts labelled at once by `__call__`, of like length.
+        batch_tokens: positions that the model reads at once, padding included, in Python and in the SavedModel.
 
     Example: see `examples/sequence_tagging.py`.
     """
@@ -60,10 +59,12 @@ class Tagger:
         label_on="first",
         segment_capitals=False,
         batch_size=32,
+        batch_tokens=TOKENS_TOGETHER,
     ):
         self.labels = text.check_labels(labels)
         text.check_label_on(label_on)
         check_count("batch_size", batch_size)
+        check_count("batch_tokens", batch_tokens)
         self.decodes_sequences = hasattr(model, "decode")
         if self.decodes_sequences and label_on != "first":
             raise ValueError(
@@ -84,7 +85,9 @@ class Tagger:
         self.label_on = label_on
         self.segment_capitals = segment_capitals
         self.batch_size = batch_size
-        given = self._emissions(tf.ragged.constant([["a"]])).shape[-1]
+        self.batch_tokens = batch_tokens
+        _, read = self._read(tf.ragged.constant([["a"]]))
+        given = self._logits(read, [0]).shape[-1]
         if given != len(self.labels):
             raise ValueError(
                 "`labels` must name the classes of the model. "
@@ -170,47 +173,34 @@ class Tagger:
 
     def _emissions(self, words):
         """Logits `(B, W, L)` of each word of `words`, ragged `(B, None)`; with a vote, log-probabilities."""
-        pieces = text.pieces_of_words(self.tokenizer, words)
-        read = text.windows_for(self.tokenizer, pieces, self.max_length, self.overlap)
-        logits = self._logits(text.model_inputs(read, self.segment_capitals))
-        of_pieces = tf.gather_nd(logits, tf.stack([read.rows.values, read.columns.values], axis=1))
+        pieces, read = self._read(words)
+        lengths = tf.reduce_sum(tf.cast(read.padding_mask, tf.int32), axis=1)
+        logits, order = in_groups(
+            lengths, self.batch_tokens, lambda places: self._logits(read, places), len(self.labels)
+        )
+        begins = tf.cumsum(tf.gather(lengths, order), exclusive=True)
+        begins = tf.gather(begins, tf.math.invert_permutation(order))
+        of_pieces = tf.gather(logits, tf.gather(begins, read.rows.values) + read.columns.values)
         if self.label_on == "first":
             of_words = tf.boolean_mask(of_pieces, text.first_of_words(pieces).values)
         else:
             starts = tf.gather(words.row_starts(), pieces.words.value_rowids())
             word = tf.cast(pieces.words.values, tf.int64) + starts
             of_words = tf.math.log(tf.math.segment_mean(tf.nn.softmax(of_pieces), word))
-        of_words.set_shape([None, logits.shape[-1]])
         return words.with_flat_values(of_words).to_tensor()
 
-    def _logits(self, inputs):
-        """Logits `(R, T, L)` of rows, of so many at a time."""
-        # A layer may not expect a row without a position: texts without words, and no special tokens.
-        ids = inputs["token_ids"]
-        wanted = tf.maximum(tf.shape(ids)[1], 1)
-        inputs = {
-            name: tf.pad(x, [[0, 0], [0, wanted - tf.shape(ids)[1]], *[[0, 0]] * (len(x.shape) - 2)])
-            for name, x in inputs.items()
-        }
-        total = tf.shape(ids)[0]
+    def _read(self, words):
+        """The pieces of `words` and the `text.Windows` that they are read in."""
+        pieces = text.pieces_of_words(self.tokenizer, words)
+        return pieces, text.windows_for(self.tokenizer, pieces, self.max_length, self.overlap)
 
-        def logits_of(start):
-            return tf.cast(
-                self.model({n: x[start : start + ROWS_TOGETHER] for n, x in inputs.items()}, training=False), tf.float32
-            )
-
-        def step(start, found):
-            return start + ROWS_TOGETHER, tf.concat([found, logits_of(start)], axis=0)
-
-        first = logits_of(0)
-        shape = tf.TensorShape([None, None, first.shape[-1]])
-        _, logits = tf.while_loop(
-            lambda start, _: start < total,
-            step,
-            (tf.constant(ROWS_TOGETHER), first),
-            shape_invariants=(tf.TensorShape([]), shape),
-        )
-        return logits
+    def _logits(self, read, places):
+        """Logits `(M, L)` of all that is no padding in the rows at `places` of `text.Windows`."""
+        mask = tf.gather(read.padding_mask, places)
+        longest = tf.reduce_max(tf.reduce_sum(tf.cast(mask, tf.int32), axis=1))
+        inputs = text.model_inputs(read, self.segment_capitals)
+        inputs = {name: tf.gather(x, places)[:, :longest] for name, x in inputs.items()}
+        return tf.boolean_mask(tf.cast(self.model(inputs, training=False), tf.float32), mask[:, :longest])
 
 
 def _clean(words):

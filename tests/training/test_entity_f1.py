@@ -5,6 +5,8 @@ import random
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_transformer.training import EntityF1, entities
 
@@ -52,6 +54,29 @@ def test_f1_is_that_of_seqeval(scheme):
         metric.update_state(true, np.eye(len(labels))[predicted], weights)
     expected = f1_score([true for true, _ in pairs], [predicted for _, predicted in pairs])
     assert 0.2 < expected < 0.9
+    np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(sorted(SCHEMES)), st.data())
+@pytest.mark.filterwarnings("ignore")  # seqeval's, where there is no entity
+def test_spans_and_f1_are_those_of_seqeval_whatever_the_labels(scheme, data):
+    metrics = pytest.importorskip("seqeval.metrics")
+    labels = SCHEMES[scheme]
+    pairs = data.draw(st.lists(st.lists(st.tuples(*[st.sampled_from(labels)] * 2), min_size=1, max_size=7), max_size=3))
+    true, predicted = ([[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1))
+    for sentence in true:
+        theirs = metrics.sequence_labeling.get_entities(sentence)
+        assert entities(sentence) == [(kind, start, end + 1) for kind, start, end in theirs]
+    metric = EntityF1(labels)
+    places = np.zeros((2, 3, 7), "int32")
+    weights = np.zeros((3, 7), "float32")
+    for row, sentence in enumerate(pairs):
+        weights[row, : len(sentence)] = 1
+        for side, found in enumerate((true, predicted)):
+            places[side, row, : len(sentence)] = [labels.index(label) for label in found[row]]
+    metric.update_state(places[0], np.eye(len(labels))[places[1]], weights)
+    expected = metrics.f1_score(true, predicted, zero_division=0) if any(map(entities, true + predicted)) else 0.0
     np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-6)
 
 
