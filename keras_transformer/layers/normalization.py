@@ -62,6 +62,6 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if not ours or keras.backend.backend() != "tensorflow":
             return super().call(inputs)
         dtype = keras.backend.result_type(inputs.dtype, "float32")
-        # A variable as such is no argument that `custom_gradient` takes: reading it makes it one.
-        gamma, beta = (ops.reshape(ops.cast(weight, dtype), (-1,)) for weight in (self.gamma, self.beta))
+        # A variable as such is no argument that `custom_gradient` takes: a cast reads it.
+        gamma, beta = (ops.cast(weight, dtype) for weight in (self.gamma, self.beta))
         return ops.cast(layer_norm(ops.cast(inputs, dtype), gamma, beta, self.epsilon), self.compute_dtype)

@@ -14,10 +14,16 @@ def as_matrix(dense, contracted):
     if dense.quantization_mode is not None or dense.activity_regularizer is not None:
         return {}
     kernel = ops.cast(dense.kernel, dense.compute_dtype)
-    matrix = {"kernel": ops.reshape(kernel, (math.prod(kernel.shape[:contracted]), -1))}
+    matrix = {"kernel": shaped(kernel, (math.prod(kernel.shape[:contracted]), -1))}
     if dense.bias is not None:
-        matrix["bias"] = ops.reshape(ops.cast(dense.bias, dense.compute_dtype), (-1,))
+        matrix["bias"] = shaped(ops.cast(dense.bias, dense.compute_dtype), (-1,))
     return matrix
+
+
+def shaped(x, shape):
+    """`x` in `shape`, of which at most one is -1; `x` itself if it is, since each operation called eagerly is time."""
+    has_it = len(x.shape) == len(shape) and all(size in (-1, known) for known, size in zip(x.shape, shape))
+    return x if has_it else ops.reshape(x, shape)
 
 
 def project(dense, inputs, contracted, activation=None, matrix=None):
@@ -37,7 +43,7 @@ def project(dense, inputs, contracted, activation=None, matrix=None):
         return y if activation is None else activation(y)
     matrix = matrix or as_matrix(dense, contracted)
     shape = dense.kernel.shape
-    x = ops.reshape(ops.cast(inputs, dense.compute_dtype), (-1, math.prod(shape[:contracted])))
+    x = shaped(ops.cast(inputs, dense.compute_dtype), (-1, math.prod(shape[:contracted])))
     y = ops.matmul(x, matrix["kernel"])
     if "bias" in matrix:
         y = y + ops.cast(matrix["bias"], y.dtype)
@@ -45,4 +51,4 @@ def project(dense, inputs, contracted, activation=None, matrix=None):
     y = y if activation is None else activation(y)
     # TensorFlow has an operation for asking for a shape; called eagerly, that is time for each.
     dims = ops.shape(inputs) if None in inputs.shape else inputs.shape
-    return ops.reshape(y, (*dims[:-contracted], *shape[contracted:]))
+    return shaped(y, (*dims[:-contracted], *shape[contracted:]))
