@@ -16,8 +16,7 @@ def seed():
 
 
 def pytest_configure(config):
-    # What TensorFlow and Keras have imported by now lives to the end: looked through at each collection, it cost a tenth
-    # of the tests' time.
+    # What TensorFlow and Keras have imported by now lives to the end, and is a lot to look through at each collection.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     # Keras 3.15 saves variables by `np.array(variable)`, whose `__array__` NumPy 2 finds out of date: not ours to mend.

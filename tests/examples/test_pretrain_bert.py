@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.integration
+
 for package in ("tensorflow_text", "tokenizers"):
     pytest.importorskip(package)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("tensorflow_text")
 
 ROOT = Path(__file__).parents[2]

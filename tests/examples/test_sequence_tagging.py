@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+pytestmark = pytest.mark.integration
+
 for package in ("tensorflow_text", "matplotlib"):
     pytest.importorskip(package)
 

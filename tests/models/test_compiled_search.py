@@ -7,6 +7,8 @@ import pytest
 from keras_transformer.generation.buckets import bucket
 from keras_transformer.models import Transformer
 
+pytestmark = pytest.mark.integration
+
 V = 23
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA's own loop is TensorFlow's")
 

@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_transformer.models import Transformer
 
+pytestmark = pytest.mark.integration
+
 LENGTH, REAL, VOCABULARY = 60, 6, 13
 
 

@@ -18,6 +18,8 @@ pytest.importorskip("tensorflow_text")
 
 from served_translator import Served, export, fuzz, sentences
 
+pytestmark = pytest.mark.integration
+
 THREADS = 8
 # The same sums in batches of other shapes: some 11 logarithms of float32.
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}

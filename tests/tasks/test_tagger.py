@@ -15,6 +15,8 @@ pytest.importorskip("tensorflow_text")
 
 from keras_transformer import layers, models, tasks, text  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 SYLLABLES = ["ba", "do", "Ki", "lu", "ne", "po", "ra", "si", "Tu", "ze"]
 LABELS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SYLLABLES, *(f"##{s.lower()}" for s in SYLLABLES), "."]

@@ -17,6 +17,8 @@ from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
 
 from keras_transformer import generation, models, tasks, text  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 SYLLABLES = ["ba", "do", "ki", "lu", "ne", "po", "ra", "si", "tu", "ze"]
 
 FRESH_PROCESS = """

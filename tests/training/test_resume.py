@@ -13,6 +13,8 @@ import pytest
 
 from keras_transformer.training import BackupAndResume
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH = 5, 2
 
