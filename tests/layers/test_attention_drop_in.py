@@ -48,6 +48,27 @@ def test_the_signatures_begin_with_those_of_keras():
         assert list(theirs.items()) == [(name, p.default) for name, p in ours.items()][: len(theirs)]
 
 
+def test_the_config_of_keras_makes_the_same_layer():
+    arguments = {
+        "value_dim": V,
+        "dropout": 0.1,
+        "use_bias": False,
+        "output_shape": 7,
+        "attention_axes": 1,
+        "sliding_window": 3,
+        "kernel_regularizer": "l2",
+        "use_gate": True,
+        "seed": 5,
+        "dtype": "mixed_bfloat16",
+        "name": "theirs",
+        "trainable": False,
+    }
+    theirs = keras.layers.MultiHeadAttention(H, K, **arguments)
+    ours = MultiHeadAttention.from_config(theirs.get_config())
+    expected, found = theirs.get_config(), ours.get_config()
+    assert {name: found[name] for name in expected} == expected
+
+
 SEQUENCES = {
     "gate": ({"use_gate": True}, {}),
     "gate, value_dim, no bias": ({"use_gate": True, "value_dim": V, "use_bias": False}, {}),

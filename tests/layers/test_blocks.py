@@ -1,5 +1,7 @@
 """Encoder and decoder blocks and the feed-forward network: against NumPy and KerasHub, and as Keras layers."""
 
+import inspect
+
 import attention_numpy
 import keras
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from autodiff import gradients
 from keras import ops
 
+from keras_transformer import layers
 from keras_transformer.layers import DecoderBlock, EncoderBlock, FeedForward, ProjectionGlorotUniform
 
 B, T, S, H, F, D, E = 2, 5, 7, 3, 13, 15, 17  # E: the width of the encoder, where it is another
@@ -104,6 +107,25 @@ def test_feed_forward_is_two_products(activation):
 @pytest.fixture
 def hub():
     return pytest.importorskip("keras_hub", reason="keras_hub is not installed").layers
+
+
+@pytest.mark.parametrize(
+    "name, ours",
+    [
+        ("TransformerEncoder", layers.EncoderBlock),
+        ("TransformerDecoder", layers.DecoderBlock),
+        ("PositionEmbedding", layers.PositionEmbedding),
+        ("RotaryEmbedding", layers.RotaryEmbedding),
+    ],
+)
+@pytest.mark.parametrize("method", ["__init__", "call"])
+def test_the_signatures_begin_with_those_of_keras_hub(hub, name, ours, method):
+    def arguments(kind):
+        found = inspect.signature(getattr(kind, method)).parameters
+        return [(name, p.default) for name, p in found.items() if name != "kwargs" and "attention_cache" not in name]
+
+    theirs = arguments(getattr(hub, name))
+    assert len(theirs) >= 3 and arguments(ours)[: len(theirs)] == theirs
 
 
 ENCODER_MASKS = {

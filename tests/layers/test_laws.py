@@ -1,6 +1,7 @@
 """Laws that hold whatever the shapes: causality, padding, batch, order, cached decoding, rows with nothing to see."""
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -195,12 +196,13 @@ def check_causality(data, jit):
     cut = data.draw(st.integers(1, length - 1))
     mask = padding(length, *data.draw(st.lists(st.integers(0, length), min_size=batch, max_size=batch)))
     mask = data.draw(st.sampled_from([None, mask]))
-    arguments = {
-        "use_causal_mask": True,
-        "training": dropout > 0,
-        "return_attention_scores": data.draw(st.booleans()),
-    }
-    x, other = normal(batch, length, width), normal(batch, length, width, seed=1)
+    check_causality_of(layer, (batch, length, width), cut, mask, dropout > 0, data.draw(st.booleans()), jit)
+
+
+def check_causality_of(layer, shape, cut, mask, training, with_scores, jit):
+    """What comes from `cut` on changes nothing before it, and no gradient of what comes before reaches it."""
+    arguments = {"use_causal_mask": True, "training": training, "return_attention_scores": with_scores}
+    x, other = normal(*shape), normal(*shape, seed=1)
     before = states(layer)
 
     def results(x):
@@ -224,6 +226,7 @@ def check_causality(data, jit):
     (gradient,) = gradients(repeatable(layer, compiled(loss) if jit else loss, before), x)
     assert np.isfinite(gradient).all()
     assert (gradient[:, cut:] == 0).all()
+    return gradient
 
 
 @examples(8)
@@ -240,18 +243,46 @@ def test_no_query_sees_what_comes_after_it_under_jit(data):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
-@examples(40)
-@given(st.data())
-def test_no_query_sees_what_comes_after_it_under_jit_at_length(data):
-    check_causality(data, jit=True)
-
-
-@pytest.mark.slow
-@examples(300)
+@examples(100)
 @given(st.data())
 def test_no_query_sees_what_comes_after_it_at_length(data):
     check_causality(data, jit=False)
+
+
+def check_mixes(position, dtype, kinds, jit):
+    """Each mix of dropout, scores and padding, one size for all."""
+    for kind, dropout, with_scores, padded in itertools.product(kinds, [0.0, 0.4], [False, True], [False, True]):
+        if dropout and jit and BACKEND == "jax":  # as above
+            continue
+        for is_long in [False, True] if BACKEND == "tensorflow" and not with_scores else [False]:
+            choose_path(is_long)
+            if kind is MultiHeadAttention:
+                layer = kind(2, 4, dropout=dropout, position=POSITIONS[position](), dtype=dtype)
+                layer.build((None, None, 6), (None, None, 6))
+            else:
+                layer = kind(7, 2, dropout=dropout, key_dim=4, position=POSITIONS[position](), dtype=dtype)
+                layer.build((None, None, 6))
+            mask = padding(5, 5, 2, 0) if padded else None
+            gradient = check_causality_of(randomised(layer), (3, 5, 6), 3, mask, dropout > 0, with_scores, jit)
+            assert np.abs(gradient[0, :3]).max() > 0
+
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@pytest.mark.slow
+@each_dtype
+@each_position
+def test_no_query_sees_what_comes_after_it_in_any_mix(position, dtype):
+    check_mixes(position, dtype, [MultiHeadAttention, DecoderBlock], jit=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
+@each_dtype
+@each_position
+def test_no_query_sees_what_comes_after_it_in_any_mix_under_jit(position, dtype):
+    check_mixes(position, dtype, [MultiHeadAttention], jit=True)
 
 
 # ---- padding, batch, order
