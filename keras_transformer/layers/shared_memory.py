@@ -51,5 +51,5 @@ def is_one(n):
 
 
 def sharing(rows, batch):
-    """`n`; a batch of none has none to share."""
-    return rows // max(batch, 1) if isinstance(batch, int) else rows // ops.maximum(batch, 1)
+    """`n`; a batch of none has none to share. (On JAX an unknown batch is no tensor but a symbol, of at least 1.)"""
+    return rows // (ops.maximum(batch, 1) if ops.is_tensor(batch) else max(batch, 1))

@@ -55,6 +55,7 @@ def drawn_mask(*shape):
 
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2], [3, 3, 0, 0, 0]], "int32")
+SEGMENTS_OF_SOURCES = np.array([[1, 1, 2, 2, 2, 0, 0], [3, 3, 3, 3, 0, 0, 0]], "int32")
 PLACES = {"query_positions": np.arange(3, 3 + T, dtype="int32"), "key_positions": np.arange(S, dtype="int32")}
 PACKED_PLACES = {
     "query_positions": np.array([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]], "int32"),
@@ -179,7 +180,9 @@ CASES = {
         {"self_attention_layer/key/bias": KEY_BIAS},
     ),
     "encoder block of parts": Case(
-        layers.EncoderBlock, block_of_parts, {"inputs": normal(B, T, D), "segment_ids": SEGMENTS}
+        layers.EncoderBlock,
+        block_of_parts,
+        {"inputs": normal(B, T, D), "segment_ids": SEGMENTS, "positions": PACKED_PLACES["query_positions"] + 3},
     ),
     "decoder block": Case(
         layers.DecoderBlock,
@@ -194,7 +197,17 @@ CASES = {
         {"return_attention_scores": True},
         {"self_attention/key/bias": KEY_BIAS, "cross_attention/key/bias": KEY_BIAS},
     ),
-    "decoder block of parts": Case(layers.DecoderBlock, block_of_parts, DECODED),
+    "decoder block of parts": Case(
+        layers.DecoderBlock,
+        block_of_parts,
+        {
+            **DECODED,
+            "segment_ids": SEGMENTS,
+            "encoder_segment_ids": SEGMENTS_OF_SOURCES,
+            "positions": PACKED_PLACES["query_positions"] + 3,
+        },
+        {"use_causal_mask": False},
+    ),
     "feed-forward": Case(
         layers.FeedForward,
         lambda: {
@@ -234,6 +247,11 @@ CASES = {
         lambda: {"sequence_length": 29, "initializer": "normal"},
         {"inputs": normal(B, T, D)},
         {"start_index": 3},
+    ),
+    "learned positions, given": Case(
+        layers.PositionEmbedding,
+        lambda: {"sequence_length": 29},
+        {"inputs": normal(B, T, D), "positions": PACKED_PLACES["query_positions"]},
     ),
     "rotary, yarn": Case(
         layers.RotaryEmbedding,

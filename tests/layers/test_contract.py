@@ -1,6 +1,7 @@
 """What holds for every public layer: one check a test, over the table of `contract_cases`."""
 
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -54,6 +55,18 @@ def test_every_argument_is_away_from_its_default(kind):
     given = [case.arguments() for case in CASES.values() if case.layer is kind]
     away = {name for arguments in given for name, value in arguments.items() if value != defaults[name]}
     assert away == set(defaults)
+
+
+def test_every_argument_of_a_call_is_away_from_its_default():
+    elsewhere = {  # in test_blocks.py, test_cached_attention.py, test_laws.py
+        "DecoderBlock": {"cache", "key_positions"},
+    }
+    for kind in dict.fromkeys(case.layer for case in CASES.values()):
+        defaults = {name: p.default for name, p in inspect.signature(kind.call).parameters.items()}
+        expected = set(defaults) - {"self", "training", "mask"} - elsewhere.get(kind.__name__, set())
+        cases = [{**case.inputs, **case.call} for case in CASES.values() if case.layer is kind]
+        away = {n for case in cases for n, x in case.items() if isinstance(x, (np.ndarray, dict)) or x != defaults[n]}
+        assert away == expected, kind
 
 
 # ---- the config is the constructor
@@ -142,6 +155,7 @@ def test_a_graph_equals_eager(name):
     assert_compiled_equals_eager(name, jit_compile=False)
 
 
+@pytest.mark.integration
 @on_tensorflow
 @first_of_each_layer(CASES)
 def test_xla_equals_eager(name):

@@ -235,6 +235,7 @@ def test_no_query_sees_what_comes_after_it(data):
     check_causality(data, jit=False)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
 @examples(2)
 @given(st.data())

@@ -26,7 +26,9 @@ RATE, SEED = 0.3, np.array([1706, -3762], "int32")
 TOLERANCE = 1e-5
 
 MODES = {"eager": lambda f: f, "graph": tf.function, "XLA": lambda f: tf.function(f, jit_compile=True)}
-each_mode = pytest.mark.parametrize("mode", MODES)
+XLA = pytest.param("XLA", marks=pytest.mark.integration)  # a compilation takes seconds
+each_mode = pytest.mark.parametrize("mode", ["eager", "graph", XLA])
+compiled_modes = pytest.mark.parametrize("mode", ["graph", XLA])
 BLOCKS = [(7, 9), (4, 100), (100, 100)]
 
 
@@ -195,7 +197,7 @@ def test_equals_the_plain_path_with_scores_of_positions(name, part):
     assert_equal(run(linear_memory_attention, said, position, (RATE, SEED), query_block=4, key_block=5), expected)
 
 
-@pytest.mark.parametrize("mode", ["graph", "XLA"])
+@compiled_modes
 @each_part
 def test_equals_the_plain_path_when_compiled(part, mode):
     said, position = MASKS["everything"][0], make(part)
@@ -208,7 +210,7 @@ def test_equals_the_plain_path_when_compiled(part, mode):
 @pytest.mark.parametrize("dropout", [None, (RATE, SEED)], ids=["whole", "dropped"])
 @each_part
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("mode", ["graph", "XLA"])
+@compiled_modes
 def test_equals_the_plain_path_in_every_combination(mode, name, part, dropout):
     said, position = MASKS[name][0], make(part)
     expected = run(plain, said, position, dropout)
@@ -223,7 +225,7 @@ def test_heads_that_share_keys_in_any_number(groups):
     assert_equal(run(linear_memory_attention, MASKS["key mask"][0], inputs=inputs, query_block=4), expected)
 
 
-@pytest.mark.parametrize("mode", ["graph", "XLA"])
+@compiled_modes
 @pytest.mark.parametrize("name", ["attention", "attention, one query", "everything"])
 def test_batch_and_lengths_may_be_unknown(name, mode):
     said = dict(MASKS[name][0])

@@ -190,6 +190,7 @@ def test_the_mask_of_queries_is_not_one_of_scores():
     assert getattr(scores, "_keras_mask", None) is None
 
 
+@pytest.mark.integration
 @each
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="XLA is TensorFlow's here")
 def test_a_graph_of_unknown_lengths_under_xla_equals_eager(name):

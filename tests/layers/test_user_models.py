@@ -21,7 +21,10 @@ from keras_transformer.layers import (
     PreNorm,
 )
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's"),
+]
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-models.md"
 SIZES = [(1, 31), (5, 100), (3, 7)]  # of batches and lengths; models are trained on others
