@@ -31,6 +31,7 @@ from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_position_part, shared_config
 from keras_transformer.layers.projection import as_matrix, project
 from keras_transformer.layers.quantized import QuantizableLayer
+from keras_transformer.layers.rematerialization import Rematerialized, as_a_whole
 from keras_transformer.layers.results import pack
 from keras_transformer.layers.shared_memory import (
     is_one,
@@ -45,7 +46,7 @@ LONG = 2048 * 2048
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class MultiHeadAttention(QuantizableLayer):
+class MultiHeadAttention(Rematerialized, QuantizableLayer):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with a key/value cache as a value.
 
     `MultiHead(Q, K, V) = Concat(head_1, ..., head_H) W^O`, `head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V)`.
@@ -202,6 +203,7 @@ class MultiHeadAttention(QuantizableLayer):
         self.pattern = patterns.get(pattern)
         self.supports_masking = True
 
+    @as_a_whole
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
         for name, shape in {"query": query_shape, "value": value_shape, "key": key_shape}.items():

@@ -15,6 +15,7 @@ from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import as_part, as_position_part, clone, shared_config
 from keras_transformer.layers.quantized import QuantizableLayer
+from keras_transformer.layers.rematerialization import Rematerialized
 from keras_transformer.layers.residual import PostNorm, PreNorm, Residual
 from keras_transformer.layers.results import unpack
 
@@ -37,7 +38,7 @@ def patterns_config(owner):
     return {name: keras.saving.serialize_keras_object(getattr(owner, name)) for name in PATTERNS}
 
 
-class Block(QuantizableLayer):
+class Block(Rematerialized, QuantizableLayer):
     """Sublayers in residual connections. Its layers have the names and the order of KerasHub's."""
 
     def __init__(

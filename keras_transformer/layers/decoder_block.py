@@ -4,6 +4,7 @@ import keras
 
 from keras_transformer.layers.block import Block
 from keras_transformer.layers.masks import keras_mask
+from keras_transformer.layers.rematerialization import as_a_whole
 from keras_transformer.layers.results import pack
 
 
@@ -38,6 +39,7 @@ class DecoderBlock(Block):
         `output[, scores][, cache]`, as asked for; `output` is `(B, T, D)`.
     """
 
+    @as_a_whole
     def build(self, decoder_sequence_shape, encoder_sequence_shape=None):
         self._self_attention_layer = self._build_attention(
             decoder_sequence_shape, decoder_sequence_shape, "self_attention", self.position

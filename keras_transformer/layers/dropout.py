@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_transformer.layers.arguments import check_rates
+from keras_transformer.layers.rematerialization import Rematerialized
 
 
 def random_bits(indices, seed):
@@ -41,7 +42,7 @@ def _mix(x, key):
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class Dropout(keras.layers.Dropout):
+class Dropout(Rematerialized, keras.layers.Dropout):
     """`keras.layers.Dropout` with a cheap mask: while training, sets elements to zero at `rate`, scales up the rest.
 
     Keras draws from the backend's generator, which under XLA on a CPU costs as much as the layers between two

@@ -4,6 +4,7 @@ import keras
 
 from keras_transformer.layers.block import Block
 from keras_transformer.layers.masks import keras_mask
+from keras_transformer.layers.rematerialization import as_a_whole
 from keras_transformer.layers.results import pack
 
 
@@ -60,6 +61,7 @@ class EncoderBlock(Block):
     (1, 5, 8)
     """
 
+    @as_a_whole
     def build(self, inputs_shape):
         self._self_attention_layer = self._build_attention(
             inputs_shape, inputs_shape, "self_attention_layer", self.position

@@ -7,10 +7,11 @@ from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.projection import project
 from keras_transformer.layers.quantized import QuantizableLayer
+from keras_transformer.layers.rematerialization import Rematerialized, as_a_whole
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class FeedForward(QuantizableLayer):
+class FeedForward(Rematerialized, QuantizableLayer):
     """`FFN(x) = activation(x W1 + b1) W2 + b2` at each position (Vaswani et al. 2017, equation 2).
 
     Args:
@@ -48,6 +49,7 @@ class FeedForward(QuantizableLayer):
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.supports_masking = True
 
+    @as_a_whole
     def build(self, inputs_shape):
         check_rank("inputs", inputs_shape, 2, "(..., D)")
         self._intermediate_dense = self._dense(inputs_shape, self.intermediate_dim, "intermediate_dense")
@@ -113,6 +115,7 @@ class GatedFeedForward(FeedForward):
     def __init__(self, intermediate_dim, activation="silu", **kwargs):
         super().__init__(intermediate_dim, activation=activation, **kwargs)
 
+    @as_a_whole
     def build(self, inputs_shape):
         self._gate_dense = self._dense(inputs_shape, self.intermediate_dim, "gate_dense")
         super().build(inputs_shape)

@@ -4,10 +4,11 @@ import keras
 from keras import ops
 
 from keras_transformer.layers.arguments import check_rates
+from keras_transformer.layers.rematerialization import Rematerialized
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class TokenDropout(keras.layers.Layer):
+class TokenDropout(Rematerialized, keras.layers.Layer):
     """In training puts the unknown token in the place of some tokens (Bowman et al. 2016, section 3.1, "word dropout").
 
     What a model reads for a word that it has never seen is trained by this, and so is all else that it then has to go

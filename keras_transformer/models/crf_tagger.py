@@ -5,11 +5,12 @@ from keras import ops
 
 from keras_transformer.layers import CRF
 from keras_transformer.layers.parts import as_part
-from keras_transformer.layers.quantized import QuantizableModel
+from keras_transformer.models.model import Model
+from keras_transformer.training.token_mean import share_of_replica, token_mean
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class CRFTagger(QuantizableModel):
+class CRFTagger(Model):
     """Labels in sequence: `classifier` gives each token its emissions, a `layers.CRF` those of its neighbours.
 
     In `fit` and `evaluate` the loss is the negative log-likelihood of the labels, summed over the batch and divided by
@@ -69,9 +70,8 @@ class CRFTagger(QuantizableModel):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         real = ops.ones_like(y, "bool") if sample_weight is None else ops.greater(sample_weight, 0)
-        count = ops.sum(ops.cast(real, "float32"))
         total = -ops.sum(self.crf.log_likelihood(y_pred, y, real))
-        return total / ops.maximum(ops.cast(count, total.dtype), 1) + sum(self.losses)
+        return token_mean(total, ops.sum(ops.cast(real, "float32"))) + share_of_replica(sum(self.losses))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         real = None if sample_weight is None else ops.greater(sample_weight, 0)

@@ -9,8 +9,8 @@ from keras_transformer.layers.block import patterns_config, set_patterns
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import as_position_part, clone, shared_config
-from keras_transformer.layers.quantized import QuantizableModel
 from keras_transformer.layers.results import pack, unpack
+from keras_transformer.models.model import Model
 
 INPUTS = ("token_ids", "padding_mask", "segment_ids")
 
@@ -21,7 +21,7 @@ def bert_initializer():
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class Encoder(QuantizableModel):
+class Encoder(Model):
     """Embeddings and `num_layers` encoder blocks (Devlin et al. 2019, section 3; Vaswani et al. 2017, section 3.1).
 
     The defaults are those of BERT-base but for the vocabulary: embeddings of tokens, positions and segments are added,

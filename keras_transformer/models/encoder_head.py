@@ -7,11 +7,11 @@ import keras
 from keras_transformer.layers import Dropout
 from keras_transformer.layers.arguments import check_positive_integers, check_rates
 from keras_transformer.layers.parts import as_part
-from keras_transformer.layers.quantized import QuantizableModel
 from keras_transformer.models.encoder import Encoder, bert_initializer
+from keras_transformer.models.model import Model
 
 
-class EncoderHead(QuantizableModel):
+class EncoderHead(Model):
     """A model made of an encoder and of layers on its states, under the encoder's dtype policy if none is given.
 
     The encoder is used as it is handed in, weights and all, so that several heads may share one.

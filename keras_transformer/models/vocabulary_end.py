@@ -6,11 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_transformer.layers.quantized import QuantizableModel
+from keras_transformer.models.model import Model
 from keras_transformer.training import LinearCrossEntropy
+from keras_transformer.training.token_mean import share_of_replica
 
 
-class VocabularyEnd(QuantizableModel):
+class VocabularyEnd(Model):
     """A `keras.Model` that, with `compile(loss=LinearCrossEntropy(...))`, makes no logits in `fit` and `evaluate`.
 
     Inside a training or test step `call` returns the states that it would have projected (`end` does so), and
@@ -79,7 +80,7 @@ class VocabularyEnd(QuantizableModel):
         loss, *values, count = self.loss.of_states(y_pred, self.output_table(), y, sample_weight, training=training)
         for metric, value in zip(self._token_metrics, values, strict=True):
             metric.update_state(value, sample_weight=count)
-        return loss + sum(self.losses)
+        return loss + share_of_replica(sum(self.losses))
 
 
 def output_table_of(embedding):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_transformer.training.losses import SmoothedCrossEntropy
+from keras_transformer.training.token_mean import token_mean
 
 
 def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=1024, training=True):
@@ -115,6 +116,7 @@ class LinearCrossEntropy(SmoothedCrossEntropy):
     Args:
         label_smoothing: `e`; the paper's is 0.1.
         chunk_size: how many tokens' logits live at a time.
+        tokens_per_batch: as in `SmoothedCrossEntropy`.
     """
 
     def __init__(self, label_smoothing=0.1, chunk_size=1024, name="linear_cross_entropy", **kwargs):
@@ -124,7 +126,9 @@ class LinearCrossEntropy(SmoothedCrossEntropy):
         self.chunk_size = chunk_size
 
     def of_states(self, hidden, table, labels, sample_weight=None, training=True):
-        """Means over the tokens, by weight: loss, cross-entropy and accuracy, and the sum of the weights.
+        """The loss, as `SmoothedCrossEntropy` is one; and means over this replica's tokens and what they are of.
+
+        The means are of cross-entropy and accuracy, by weight, and what follows them is the sum of the weights.
 
         Args:
             hidden: `(..., D)`. table: `(V, D)`. labels, sample_weight: `(...)`.
@@ -138,7 +142,7 @@ class LinearCrossEntropy(SmoothedCrossEntropy):
         )
         count = ops.sum(weights)
         means = sums / ops.where(count > 0, count, 1.0)
-        return means[0], means[1], means[2], count
+        return token_mean(sums[0], count, self.tokens_per_batch), means[1], means[2], count
 
     def get_config(self):
         return {**super().get_config(), "chunk_size": self.chunk_size}

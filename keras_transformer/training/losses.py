@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_transformer.training.token_mean import check_tokens_per_batch, token_mean
+
 
 def smoothed_cross_entropy(labels, logits, label_smoothing=0.1):
     """`-(1 - e) log p(y) - e/V sum_v log p(v)` for integer labels; no one-hot tensor is built.
@@ -50,24 +52,69 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
     Equal to `keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=...)` on one-hot labels.
     Tokens count by their sample weight: the sum of the weighted losses is divided by the sum of the weights, so
-    that padding with weight zero changes nothing.
+    that padding with weight zero changes nothing. Under `tf.distribute` both sums are over all replicas.
+
+    With `gradient_accumulation_steps` Keras averages the gradients of batches, and a token counts less in a batch that
+    has more of them. Divided by a constant, `tokens_per_batch`, every token of all batches counts the same; the loss
+    that `fit` shows is then not a mean over the tokens of a batch, the metric `cross_entropy` is.
 
     Args:
         label_smoothing: `e`, the share of probability spread evenly over the vocabulary; the paper's is 0.1.
+        reduction: as in Keras; what is said above of sums holds for "mean_with_sample_weight".
+        tokens_per_batch: about how many real tokens a batch of `fit` has, those of all replicas together; None: counted
+            in each batch. With accumulation of `k` batches it is still the number of one batch.
     """
 
     def __init__(
-        self, label_smoothing=0.1, reduction="mean_with_sample_weight", name="smoothed_cross_entropy", **kwargs
+        self,
+        label_smoothing=0.1,
+        reduction="mean_with_sample_weight",
+        name="smoothed_cross_entropy",
+        tokens_per_batch=None,
+        **kwargs,
     ):
         super().__init__(reduction=reduction, name=name, **kwargs)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(
                 f"`label_smoothing` must be at least 0 and less than 1. Received: label_smoothing={label_smoothing}"
             )
+        check_tokens_per_batch(tokens_per_batch)
+        if tokens_per_batch is not None and reduction != "mean_with_sample_weight":
+            raise ValueError(
+                '`tokens_per_batch` is for the reduction "mean_with_sample_weight". '
+                f"Received: tokens_per_batch={tokens_per_batch}, reduction={reduction!r}"
+            )
         self.label_smoothing = label_smoothing
+        self.tokens_per_batch = tokens_per_batch
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if self.reduction != "mean_with_sample_weight":
+            return super().__call__(y_true, y_pred, sample_weight)
+        total = _Sum(self.call, self.dtype)(y_true, y_pred, sample_weight)
+        count = _Sum(_one_each, self.dtype)(y_true, y_pred, sample_weight)
+        return token_mean(total, count, self.tokens_per_batch)
 
     def call(self, y_true, y_pred):
         return smoothed_cross_entropy(y_true, y_pred, self.label_smoothing)
 
     def get_config(self):
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+        return {
+            **super().get_config(),
+            "label_smoothing": self.label_smoothing,
+            "tokens_per_batch": self.tokens_per_batch,
+        }
+
+
+class _Sum(keras.losses.Loss):
+    """The sum of what a function gives for labels and logits, under Keras's rules for weights and for masks."""
+
+    def __init__(self, function, dtype):
+        super().__init__(reduction="sum", dtype=dtype)
+        self._function = function
+
+    def call(self, y_true, y_pred):
+        return self._function(y_true, y_pred)
+
+
+def _one_each(y_true, y_pred):
+    return ops.ones_like(y_pred[..., 0])

@@ -1,0 +1,47 @@
+"""What of training is TensorFlow's alone: `tf.distribute`. Loaded on use."""
+
+import tensorflow as tf
+
+TESTED = (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)
+
+
+def sum_over_replicas(value):
+    """`value`, a scalar of each replica, summed over those that train side by side; outside a replica `value`."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def number_of_replicas():
+    """How many replicas add up their gradients."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def check_optimizer(optimizer, strategy):
+    """Refuses what Keras cannot do under several replicas, before TensorFlow does in terms of its graph."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    steps = getattr(inner, "gradient_accumulation_steps", None)
+    if steps and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "Keras does not accumulate gradients under a `tf.distribute` strategy of several replicas. Received: "
+            f"gradient_accumulation_steps={steps} with {strategy.num_replicas_in_sync} replicas. Leave it out and use "
+            "larger batches, with `keras.RematScope` if memory is short; or train with `keras.distribution` on JAX."
+        )
+
+
+def check_strategy():
+    """Refuses a `tf.distribute` strategy under which models here were never seen to train.
+
+    Raises:
+        ValueError: names the strategy and what to use in its place.
+    """
+    if not tf.distribute.has_strategy() or isinstance(tf.distribute.get_strategy(), TESTED):
+        return
+    name = type(tf.distribute.get_strategy()).__name__
+    known = "Keras 3 does not work with it" if "MultiWorker" in name or "CollectiveAll" in name else "it is not tested"
+    raise ValueError(
+        f"Models are trained under `tf.distribute.MirroredStrategy` alone. Received: strategy={name}; {known}. "
+        "For the GPUs of one machine use `MirroredStrategy`; for several machines, or weights that are split, use "
+        "`keras.distribution` on JAX (KERAS_BACKEND=jax): `DataParallel`, or `ModelParallel` with `models.layout_map`."
+    )
