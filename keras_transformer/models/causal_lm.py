@@ -25,6 +25,7 @@ from keras_transformer.models.position_places import position_places
 from keras_transformer.models.presets import CAUSAL_PRESETS, preset_config
 from keras_transformer.models.prompt_buckets import in_buckets
 from keras_transformer.models.prompted import PromptedDecoder, StreamedPrompt, step
+from keras_transformer.models.token_table import reversible_embedding
 from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of
 
 
@@ -148,7 +149,7 @@ class CausalLM(VocabularyEnd):
         self.__dict__["position"] = as_position_part(position)  # tracked below or by the blocks
         self.position_embedding, self.__dict__["_block_position"] = position_places(self.position, self.dtype_policy)
 
-        self.token_embedding = keras.layers.ReversibleEmbedding(
+        self.token_embedding = reversible_embedding(
             vocabulary_size,
             hidden_dim,
             tie_weights=tie_word_embeddings,

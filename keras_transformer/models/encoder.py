@@ -11,6 +11,7 @@ from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.parts import as_position_part, clone, shared_config
 from keras_transformer.layers.results import pack, unpack
 from keras_transformer.models.model import Model
+from keras_transformer.models.token_table import reversible_embedding
 
 INPUTS = ("token_ids", "padding_mask", "segment_ids")
 
@@ -127,7 +128,7 @@ class Encoder(Model):
     def _build_layers(self):
         given = {"dtype": self.dtype_policy}
         in_blocks = self.position if hasattr(self.position, "rotate") or hasattr(self.position, "scores") else None
-        self.token_embedding = keras.layers.ReversibleEmbedding(
+        self.token_embedding = reversible_embedding(
             self.vocabulary_size,
             self.hidden_dim,
             embeddings_initializer=bert_initializer(),

@@ -18,6 +18,7 @@ from keras_transformer.models.compiled_search import in_buckets
 from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
 from keras_transformer.models.position_places import position_places
 from keras_transformer.models.presets import preset_config
+from keras_transformer.models.token_table import reversible_embedding
 from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of, with_column, with_ones
 
 
@@ -169,7 +170,7 @@ class Transformer(VocabularyEnd):
             )
 
         def table(size, name, is_tied):
-            return keras.layers.ReversibleEmbedding(
+            return reversible_embedding(
                 size,
                 hidden_dim,
                 tie_weights=is_tied,
