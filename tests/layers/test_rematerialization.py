@@ -24,6 +24,8 @@ LAYERS = {
     "dropout": (lambda: Dropout(0.3, name="layer"), {}),
 }
 
+IN_SHORT = [("encoder", "full"), ("decoder", "list_of_layers"), ("dropout", "larger_than")]
+
 
 def results(make, mode, memory=False, itself=False, dtype=None):
     """The gradients by inputs and by weights, and the states of the seed generators after them."""
@@ -47,8 +49,15 @@ def results(make, mode, memory=False, itself=False, dtype=None):
     return found, states
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", LAYERS)
+CASES = [
+    # One of each in the ordinary tests, with the others among those that take their time.
+    pytest.param(name, mode, marks=[] if (name, mode) in IN_SHORT else pytest.mark.integration)
+    for name in LAYERS
+    for mode in MODES
+]
+
+
+@pytest.mark.parametrize("name, mode", CASES)
 def test_dropout_is_the_same_in_both_passes(name, mode):
     make, arguments = LAYERS[name]
     if keras.backend.backend() == "jax" and name != "dropout":
@@ -61,6 +70,7 @@ def test_dropout_is_the_same_in_both_passes(name, mode):
     assert np.abs(expected[0]).max() > 0.1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mode", ["full", "list_of_layers"])
 def test_a_model_trains_as_without(mode):
     x = np.random.default_rng(1).integers(1, 11, (3, 7))
