@@ -8,13 +8,12 @@ not needed here:
     python examples/sentence_embeddings.py --texts notes.txt --query "how do I get a refund"
     python examples/sentence_embeddings.py --pretrained DIRECTORY
 
-DIRECTORY holds config.json, model.safetensors and vocab.txt. With --quick and no weights an untrained encoder takes
-their place, whose cosines mean nothing.
+DIRECTORY is a BERT of Hugging Face: config.json, model.safetensors and the files of its tokenizer. With --quick and no
+weights an untrained encoder takes their place, whose cosines mean nothing.
 """
 
 import argparse
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -86,13 +85,6 @@ def pretrained_directory(args):
     )
 
 
-def pretrained(directory):
-    model = interop.from_huggingface(directory)
-    vocabulary, config = directory / "vocab.txt", directory / "tokenizer_config.json"
-    lowercase = not config.exists() or json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True)
-    return tasks.SentenceEncoder(model, text.WordPieceTokenizer(vocabulary, lowercase=lowercase))
-
-
 def untrained(texts):
     """A small encoder with random weights; its vocabulary are the words of `texts`."""
     keras.utils.set_random_seed(1)
@@ -117,7 +109,8 @@ def main():
         print("No pretrained weights: an UNTRAINED encoder takes their place, and what it finds means nothing.")
         encoder = untrained(texts)
     else:
-        encoder = pretrained(directory)
+        model, tokenizer = interop.from_huggingface(directory), interop.tokenizer_from_huggingface(directory)
+        encoder = tasks.SentenceEncoder(model, tokenizer)
         print(f"{encoder.model.count_params():,} parameters of {directory}")
 
     # STRINGS -> VECTORS

@@ -13,7 +13,6 @@ directory of a tf.data.Dataset of (words, labels) that `Dataset.save` wrote.
 import argparse
 import ast
 import builtins
-import json
 import math
 import os
 import random
@@ -251,15 +250,12 @@ def from_scratch(args, features, num_labels):
 
 def pretrained(args, num_labels):
     """A classifier of tokens on a pretrained encoder, its tokenizer, and whether capitals are told by segments."""
-    folder = Path(args.pretrained)
-    encoder = interop.from_huggingface(folder)
+    encoder = interop.from_huggingface(args.pretrained)
     encoder = getattr(encoder, "encoder", encoder)
-    config = folder / "tokenizer_config.json"
-    lowercase = json.loads(config.read_text())["do_lower_case"] if config.exists() else True
-    tokenizer = text.WordPieceTokenizer(folder / "vocab.txt", lowercase=lowercase)
+    tokenizer = interop.tokenizer_from_huggingface(args.pretrained)
     # A vocabulary of small letters cannot tell "Bill" from "bill". The table of segments can: it has two rows, and
     # tagging needs no other.
-    capitals = lowercase and (encoder.num_segments or 0) >= 2
+    capitals = getattr(tokenizer, "lowercase", False) and (encoder.num_segments or 0) >= 2
     return models.TokenClassifier(encoder, num_labels, dropout=args.dropout), tokenizer, capitals
 
 
