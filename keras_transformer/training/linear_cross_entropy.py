@@ -7,7 +7,7 @@ from keras_transformer.training.losses import SmoothedCrossEntropy
 from keras_transformer.training.token_mean import token_mean
 
 
-def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=1024, training=True):
+def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=256, training=True):
     """Label-smoothed cross-entropy of the logits `hidden table^T`, which are never all there at once.
 
     The loss of each token is that of `smoothed_cross_entropy`. Of `chunk_size` tokens at a time the logits are made,
@@ -57,6 +57,9 @@ def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gra
     chunks = -(-tokens // chunk_size)
     size = -(-tokens // ops.maximum(chunks, 1)) if ops.is_tensor(tokens) else -(-tokens // max(chunks, 1))
     kernel = ops.cast(table, hidden.dtype)
+    spread = label_smoothing / table.shape[0]
+    # What smoothing takes from every logit alike takes the same from each token's gradient, but for its weight.
+    of_spread = spread * ops.sum(ops.cast(table, "float32"), axis=0) if with_gradients and spread else 0.0
 
     def unfinished(chunk, *_):
         return chunk < chunks
@@ -66,43 +69,53 @@ def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gra
         start = ops.minimum(chunk * size, tokens - size)
         x = ops.slice(hidden, (start, 0), (size, dim))
         y = ops.slice(labels, (start,), (size,))
-        w = ops.where(ops.arange(size) + start >= chunk * size, ops.slice(weights, (start,), (size,)), 0.0)
-        new_sums, of_logits = _chunk(ops.matmul(x, ops.transpose(kernel)), y, w, label_smoothing, with_gradients)
+        w = ops.where(ops.arange(size) + start >= chunk * size, ops.slice(weights, (start,), (size,)), 0.0)[:, None]
+        x = ops.where(w > 0, x, ops.zeros((), x.dtype))  # what does not count may be anything, NaN too
+        log_p = ops.log_softmax(ops.cast(ops.matmul(x, ops.transpose(kernel)), "float32"), axis=-1)
+        sums = sums + _sums(log_p, y, w, label_smoothing)
         if with_gradients:
             of_hidden, of_table = gradients
-            of_logits = ops.cast(of_logits, x.dtype)
-            of_x = ops.cast(ops.matmul(of_logits, kernel), "float32")
+            of_logits = ops.cast(_without_label(ops.exp(log_p), y, 1.0 - label_smoothing), x.dtype)
+            of_x = w * (ops.cast(ops.matmul(of_logits, kernel), "float32") - of_spread)
             of_x = of_x + ops.slice(of_hidden, (start, 0), (size, dim))
-            of_kernel = ops.cast(ops.matmul(ops.transpose(of_logits), x), "float32")
-            gradients = ops.slice_update(of_hidden, (start, 0), of_x), of_table + of_kernel
-        return chunk + 1, sums + new_sums, *gradients
+            weighted = w * ops.cast(x, "float32")
+            of_kernel = ops.matmul(ops.transpose(of_logits), ops.cast(weighted, x.dtype))
+            of_table = of_table + ops.cast(of_kernel, "float32")
+            if spread:
+                of_table = of_table - spread * ops.sum(weighted, axis=0)
+            gradients = ops.slice_update(of_hidden, (start, 0), of_x), of_table
+        return chunk + 1, sums, *gradients
 
     zeros = (ops.zeros(ops.shape(hidden), "float32"), ops.zeros(table.shape, "float32")) if with_gradients else ()
-    return ops.while_loop(unfinished, extend, (0, ops.zeros((3,), "float32"), *zeros))[1:]
+    return _loop(unfinished, extend, (0, ops.zeros((3,), "float32"), *zeros))[1:]
 
 
-def _chunk(logits, labels, weights, label_smoothing, with_gradient):
-    """The three sums of `linear_cross_entropy` over a chunk `(C, V)`, and the gradient of the first or None."""
-    z = ops.cast(logits, "float32")
-    vocabulary_size = z.shape[-1]
-    of_label = ops.take_along_axis(z, labels[:, None], axis=-1)
-    highest = ops.max(z, axis=-1, keepdims=True)
-    exponentials = ops.exp(z - highest)
-    total = ops.sum(exponentials, axis=-1, keepdims=True)
-    cross_entropy = (highest + ops.log(total) - of_label)[:, 0]
-    loss = cross_entropy + label_smoothing * (of_label[:, 0] - ops.mean(z, axis=-1))
+def _loop(condition, body, state):
+    """`ops.while_loop`, of whose rounds one is in memory at a time: TensorFlow's own starts ten."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.while_loop(condition, body, state)
+    from keras_transformer.training.tensorflow import one_by_one
+
+    return one_by_one(condition, body, state)
+
+
+def _sums(log_p, labels, weights, label_smoothing):
+    """The three sums of `linear_cross_entropy` over a chunk: of log-probabilities `(C, V)` and weights `(C, 1)`."""
+    of_label = ops.take_along_axis(log_p, labels[:, None], axis=-1)
+    loss = -(1.0 - label_smoothing) * of_label
+    if label_smoothing:
+        loss = loss - label_smoothing * ops.mean(log_p, axis=-1, keepdims=True)
     # A tie is a miss: equal logits predict nothing.
-    hit = ops.equal(ops.sum(ops.cast(z >= of_label, "int32"), axis=-1), 1)
-    values = ops.stack([loss, cross_entropy, ops.cast(hit, "float32")])
-    # Not a product: the loss of a token that does not count may be infinite.
-    sums = ops.sum(ops.where(weights > 0, values * weights, 0.0), axis=-1)
-    if not with_gradient:
-        return sums, None
-    spread = label_smoothing / vocabulary_size
-    is_label = ops.equal(ops.arange(vocabulary_size, dtype="int32"), labels[:, None])
-    target = ops.where(is_label, 1.0 - label_smoothing + spread, spread)
-    w = weights[:, None]
-    return sums, ops.where(w > 0, (exponentials / total - target) * w, 0.0)
+    hit = ops.equal(ops.sum(ops.cast(log_p >= of_label, "int32"), axis=-1, keepdims=True), 1)
+    values = ops.concatenate([loss, -of_label, ops.cast(hit, "float32")], axis=-1)
+    return ops.sum(values * weights, axis=0)
+
+
+def _without_label(p, labels, amount):
+    """`p` `(C, V)` with `amount` taken from each row's label."""
+    places = ops.stack([ops.arange(ops.shape(p)[0], dtype="int32"), labels], axis=-1)
+    of_label = ops.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
+    return ops.scatter_update(p, places, of_label - amount)
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -119,7 +132,7 @@ class LinearCrossEntropy(SmoothedCrossEntropy):
         tokens_per_batch: as in `SmoothedCrossEntropy`.
     """
 
-    def __init__(self, label_smoothing=0.1, chunk_size=1024, name="linear_cross_entropy", **kwargs):
+    def __init__(self, label_smoothing=0.1, chunk_size=256, name="linear_cross_entropy", **kwargs):
         super().__init__(label_smoothing, name=name, **kwargs)
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"`chunk_size` must be a positive integer. Received: chunk_size={chunk_size}")

@@ -1,4 +1,4 @@
-"""What of training is TensorFlow's alone: `tf.distribute`. Loaded on use."""
+"""What of training is TensorFlow's alone: `tf.distribute`, and loops that begin one round at a time. Loaded on use."""
 
 import tensorflow as tf
 
@@ -45,3 +45,11 @@ def check_strategy():
         "For the GPUs of one machine use `MirroredStrategy`; for several machines, or weights that are split, use "
         "`keras.distribution` on JAX (KERAS_BACKEND=jax): `DataParallel`, or `ModelParallel` with `models.layout_map`."
     )
+
+
+def one_by_one(condition, body, state):
+    """`tf.while_loop` that begins a round when the one before has ended; by default ten are under way at a time.
+
+    With them the tensors of ten rounds live at the same time, though each needs what the one before has summed up.
+    """
+    return tf.while_loop(condition, body, state, parallel_iterations=1)

@@ -95,6 +95,42 @@ def test_a_large_vocabulary_in_half_precision():
     assert found.dtype == np.float32
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it is TensorFlow that starts ten rounds of a loop")
+def test_one_chunk_is_in_memory_at_a_time():
+    import tensorflow as tf
+
+    _, _, *rest = arguments()
+
+    @tf.function
+    def step(hidden, table):
+        with tf.GradientTape() as tape:
+            tape.watch([hidden, table])
+            loss = linear_cross_entropy(hidden, table, *rest, chunk_size=5)[0]
+        return tape.gradient(loss, [hidden, table])
+
+    operations = step.get_concrete_function(tf.TensorSpec([None, D]), tf.TensorSpec([V, D])).graph.get_operations()
+    rounds = [op.get_attr("parallel_iterations") for op in operations if op.type in ("While", "StatelessWhile")]
+    assert rounds == [1]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_half_precision_has_the_gradients_of_its_numbers(smoothing):
+    """Of a token that is nearly right too, where probability and target nearly cancel."""
+    hidden, table, labels, weights = arguments()
+    hidden[3] = 4 * table[labels[3]]
+    hidden, table = (x.astype("float16").astype("float32") for x in (hidden, table))
+    weights[3] = 1.0
+    fixed = ops.convert_to_tensor(table)
+
+    def in_half(h):
+        return linear_cross_entropy(ops.cast(h, "float16"), fixed, labels, weights, smoothing, 5)[0]
+
+    found = gradients(in_half, hidden)
+    expected = gradients(lambda h: unfused(h, fixed, labels, weights, smoothing), hidden)
+    # Logits up to 40 are rounded to 2^-6, and probabilities by as much of themselves; then the products.
+    np.testing.assert_allclose(found[0], expected[0], rtol=2**-5, atol=2**-8)
+
+
 def batch(rows=3, source=5, target=7, vocabulary=19):
     rng = np.random.default_rng(1)
     ids = {
