@@ -9,6 +9,7 @@ Without arguments it needs no data and no network: it learns to read numbers out
 """
 
 import argparse
+import functools
 import math
 import os
 import random
@@ -96,6 +97,12 @@ def parse_arguments():
         "--average", type=at_least(1), default=1, help="average the weights of the last epochs (default: 1)"
     )
     model.add_argument("--mixed-precision", choices=("float16", "bfloat16"), help="compute in half precision")
+    model.add_argument(
+        "--bleu-sentences",
+        type=at_least(0),
+        default=50,
+        help="validation sentences translated after each epoch, greedily, for val_bleu (default: 50)",
+    )
     model.add_argument("--seed", type=at_least(0, below=2**32), default=1)
     search = parser.add_argument_group("search")
     search.add_argument("--num-beams", type=at_least(1), default=4, help="width of beam search (default: 4)")
@@ -280,7 +287,19 @@ def run(args, checkpoints):
     place = checkpoints.restore(model) if args.resume else training.Place(0, 0)
     if args.resume:
         print(f"Going on after {place.epoch} epochs and {place.step} updates.")
-    callbacks = [RefuseNaN(), checkpoints, keras.callbacks.CSVLogger(output / "history.csv", append=args.resume)]
+    # A German number is one word: of its n-grams only those of characters say how near a miss was.
+    tokenize = "char" if by_default else "none" if args.tokenized else "13a"
+    bleu = sacrebleu.BLEU(tokenize=tokenize, force=args.tokenized)
+    callbacks = [
+        training.TerminateOnNaN(),
+        checkpoints,
+        training.Throughput(functools.partial(models.training_flops, model)),
+        training.SkippedUpdates(),
+    ]
+    if args.bleu_sentences:
+        greedy = tasks.Translator(model, tokenizer, num_beams=1)
+        callbacks.append(training.Bleu(greedy, *texts(valid.take(args.bleu_sentences)), metric=bleu))
+    callbacks.append(keras.callbacks.CSVLogger(output / "history.csv", append=args.resume))
     if args.updates:
         callbacks.append(StopAt(args.updates))
 
@@ -313,13 +332,10 @@ def run(args, checkpoints):
     # STRINGS -> STRINGS
     penalty = generation.AverageLength(args.length_penalty) if args.average_length else args.length_penalty
     translator = tasks.Translator(model, tokenizer, num_beams=args.num_beams, length_penalty=penalty)
-    sources, references = ([s.decode() for s in side] for side in zip(*test.as_numpy_iterator()))
+    sources, references = texts(test)
     translations = translator(sources, verbose=1)
     for source, translation, reference in list(zip(sources, translations, references, strict=True))[:5]:
         print(f"\n  source       {source}\n  translation  {translation}\n  reference    {reference}")
-    # A German number is one word: of its n-grams only those of characters say how near a miss was.
-    tokenize = "char" if by_default else "none" if args.tokenized else "13a"
-    bleu = sacrebleu.BLEU(tokenize=tokenize, force=args.tokenized)
     exact = np.mean([t == r for t, r in zip(translations, references, strict=True)])
     print(f"\n{bleu.corpus_score(translations, [references])}  [{bleu.get_signature()}]")
     print(f"Exact matches: {exact:.1%} of {len(references)} held-out sentences")
@@ -336,12 +352,9 @@ def run(args, checkpoints):
     print("Wrote:", *(f"  {path}" for path in sorted(output.iterdir())), sep="\n")
 
 
-class RefuseNaN(keras.callbacks.Callback):
-    """Ends the run at a loss that is no number, before a checkpoint is made of it."""
-
-    def on_train_batch_end(self, step, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise ValueError(f"The loss has become {logs['loss']}. Lower --learning-rate, or raise --warmup.")
+def texts(pairs):
+    """The sources and the targets of a dataset, as two lists of strings."""
+    return tuple([sentence.decode() for sentence in side] for side in zip(*pairs.as_numpy_iterator()))
 
 
 class StopAt(keras.callbacks.Callback):
@@ -374,5 +387,5 @@ def draw_attention(model, tokenizer, source, translation, path):
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -4,6 +4,7 @@ from keras_transformer.models.causal_lm import CausalLM
 from keras_transformer.models.classifier import Classifier
 from keras_transformer.models.crf_tagger import CRFTagger
 from keras_transformer.models.encoder import Encoder
+from keras_transformer.models.flops import training_flops
 from keras_transformer.models.layouts import layout_map
 from keras_transformer.models.masked_lm import MaskedLM
 from keras_transformer.models.presets import PRESETS, preset_config
@@ -21,4 +22,5 @@ __all__ = [
     "Transformer",
     "layout_map",
     "preset_config",
+    "training_flops",
 ]

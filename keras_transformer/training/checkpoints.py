@@ -129,7 +129,7 @@ class Checkpoints(keras.callbacks.Callback):
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 print(f"{path} cannot be read ({error}): taking the one before it.")
                 continue
-            _assign(_variables(model), arrays, path)
+            _assign(state_variables(model), arrays, path)
             self._epoch, self._resumed_step = place
             self._running = self._epoch
             self._updates_before_epoch = int(model.optimizer.iterations) - place.step
@@ -170,7 +170,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _save(self, path, place):
         arrays = {
             f"{index:05d}": keras.ops.convert_to_numpy(variable)
-            for index, variable in enumerate(_variables(self.model))
+            for index, variable in enumerate(state_variables(self.model))
         }
         with complete_or_absent(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, place=np.array(place), **arrays)
@@ -178,7 +178,7 @@ class Checkpoints(keras.callbacks.Callback):
             os.fsync(file.fileno())
 
 
-def _variables(model):
+def state_variables(model):
     """Trainable weights first, then the rest of the model's state (dropout's seeds too), then the optimizer's."""
     if not model.optimizer.built:  # built twice, a `LossScaleOptimizer` has a second loss scale
         model.optimizer.build(model.trainable_variables)

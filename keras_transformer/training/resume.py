@@ -2,16 +2,19 @@
 
 import json
 import os
-import random
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_transformer.training.checkpoints import Place, complete_or_absent
+from keras_transformer.training.checkpoints import Place, complete_or_absent, state_variables
+from keras_transformer.training.random_state import random_state, set_random_state
+from keras_transformer.training.skipped_updates import updates_of
+from keras_transformer.training.train_function import Around, Drawing, take_away_leftovers
 
 _FILE = re.compile(r"epoch-\d{4,}-step-\d{8}\.npz")
 
@@ -28,8 +31,12 @@ class BackupAndResume(keras.callbacks.Callback):
         batches = text.batch_by_tokens(..., seed=1, initial_epoch=backup.initial_epoch)
         model.fit(batches, epochs=20, initial_epoch=backup.initial_epoch, callbacks=[backup])
 
-    The steps of the interrupted epoch that are done are not computed again: their batches are drawn and dropped, and
-    callbacks get the logs that they got before. So the order of the batches must be a function of the epoch.
+    The steps of the interrupted epoch that are done are not computed again, and callbacks get the logs that they got
+    before. On TensorFlow the iterator over the data is saved where TensorFlow can do that, as with a `shuffle` that
+    reshuffles each iteration (with all that is in the buffer of `shuffle`). Elsewhere the place in the data is a count:
+    the batches of those steps are drawn and dropped, and their order must be a function of the epoch, or of the
+    random states of Python, NumPy and PyTorch, as that of arrays is. A dataset of which that is not true is reported
+    in one line, as far as its first batches tell.
 
     Give it first among the callbacks. What a callback knows itself (`EarlyStopping`, `ReduceLROnPlateau`) is not saved.
     A run that is stopped inside an epoch by `stop_training` goes on from the last file.
@@ -53,10 +60,11 @@ class BackupAndResume(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.keep = keep
         self._found: Any = None  # the place, arrays and notes of the file to go on from, until that place is passed
-        self._function: Any = None
+        self._replaying: Any = None
         self._history: list = []
         self._records: list = []
         self._replayed = 0
+        self._first_batches: dict = {}  # a checksum of the first batch of each epoch, where it was seen
 
     @property
     def initial_epoch(self):
@@ -77,9 +85,9 @@ class BackupAndResume(keras.callbacks.Callback):
         self._history, self._records, self._replayed = [], [], 0
         if self._found:
             self._restore_model()
-        if isinstance(self.model.train_function, _Replaying):  # of a run that ended with an error
-            self.model.train_function = self.model.train_function.function
-        self._function = self.model.train_function = _Replaying(self.model.train_function, self)
+        take_away_leftovers(self.model, _Replaying)
+        self._replaying = _Replaying(self.model, self)
+        self._replaying.put()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._step, self._records, self._replayed = epoch, 0, [], 0
@@ -92,18 +100,21 @@ class BackupAndResume(keras.callbacks.Callback):
                 )
             self._records, self._replayed = notes["logs"], place.step
             self._history = notes["history"]
+            self._first_batches = {int(epoch): checksum for epoch, checksum in notes.get("first_batches", {}).items()}
             self._fill_history()
-            _set_random_state(notes["random_of_epoch"])
+            set_random_state(notes["random_of_epoch"])
             self._random_of_epoch = notes["random_of_epoch"]
+            self._replaying.updates_before_epoch = notes["updates_before_epoch"]
             if self._can_set_metrics():
                 self._set_metrics()
         else:
-            self._random_of_epoch = _random_state()
+            self._random_of_epoch = random_state()
+            self._replaying.updates_before_epoch = updates_of(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
-        # On JAX this is where a callback may read the state; the model's own callbacks of the step before are done.
-        if self._step >= self._replayed and self._is_due():
-            self._save(Place(self._epoch, self._step))
+        # TensorFlow's iterator is at hand in the train function only, JAX's state outside of it only.
+        if keras.backend.backend() != "tensorflow":
+            self._save_if_due()
 
     def on_train_batch_end(self, batch, logs=None):
         self._step = batch + 1
@@ -118,12 +129,15 @@ class BackupAndResume(keras.callbacks.Callback):
         if last and whole:
             # Any other epoch is saved when the next begins: by then callbacks have put swapped weights back.
             self._epoch, self._step, self._records, self._replayed = epoch + 1, 0, [], 0
-            self._random_of_epoch = _random_state()
+            self._random_of_epoch = random_state()
             self._save(Place(epoch + 1, 0))
 
     def on_train_end(self, logs=None):
-        if self.model.train_function is self._function:
-            self.model.train_function = self._function.function
+        self._replaying.take_away()
+
+    def _save_if_due(self, iterator=None):
+        if self._step >= self._replayed and self._is_due():
+            self._save(Place(self._epoch, self._step), iterator)
 
     def _is_due(self):
         if self._step == 0:
@@ -150,7 +164,7 @@ class BackupAndResume(keras.callbacks.Callback):
         place, arrays, _ = self._found
         if not self.model.built:
             raise ValueError("The model must be built before `fit` can resume. Call it on a batch first.")
-        variables = _variables(self.model)
+        variables = state_variables(self.model)
         saved = [arrays[f"{index:05d}"] for index in range(sum(name.isdigit() for name in arrays))]
         if [tuple(v.shape) for v in variables] != [a.shape for a in saved]:
             raise ValueError(
@@ -182,11 +196,11 @@ class BackupAndResume(keras.callbacks.Callback):
 
     def _resumed(self):
         """The last step that is not computed again has been passed."""
-        _set_random_state(self._found[2]["random"])
+        set_random_state(self._found[2]["random"])
         self._found = None
 
-    def _save(self, place):
-        arrays = {f"{i:05d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_variables(self.model))}
+    def _save(self, place, iterator=None):
+        arrays = {f"{i:05d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(state_variables(self.model))}
         path = self.directory / f"epoch-{place.epoch:04d}-step-{place.step:08d}.npz"
         weights = len(self.model.trainable_variables)
         if not all(np.isfinite(arrays[f"{i:05d}"].astype("float32")).all() for i in range(weights)):
@@ -194,11 +208,17 @@ class BackupAndResume(keras.callbacks.Callback):
             return
         for index, variable in enumerate(self.model.metrics_variables):
             arrays[f"metric-{index:05d}"] = keras.ops.convert_to_numpy(variable)
+        # Where the next epoch has not begun, it will begin with the updates of now.
+        updates = self._replaying.updates_before_epoch if place.step else updates_of(self.model)
+        if iterator is not None:
+            arrays |= {f"data-{name}": array for name, array in _iterator_state(iterator).items()}
         notes = {
+            "first_batches": self._first_batches,
             "history": self._history,
             "logs": self._records,
-            "random": _random_state(),
+            "random": random_state(),
             "random_of_epoch": self._random_of_epoch,
+            "updates_before_epoch": updates,
         }
         try:
             with complete_or_absent(path) as temporary, open(temporary, "wb") as file:
@@ -212,58 +232,111 @@ class BackupAndResume(keras.callbacks.Callback):
             old.unlink()
 
 
-class _Replaying:
+class _Replaying(Around):
     """`train_function` that passes over the steps which are done already."""
 
-    def __init__(self, function, backup):
-        self.function = function
+    def __init__(self, model, backup):
+        super().__init__(model)
         self._backup = backup
+        self._is_resuming = bool(backup._found)
+        self._has_savable_iterator: Any = None
+        self.updates_before_epoch = 0
+        self._batch: Any = None
 
     def __call__(self, *state_and_data):
         backup = self._backup
-        if not backup._found:
-            return self.function(*state_and_data)
         *state, data = state_and_data
-        if backup._step < backup._replayed:
-            logs = backup._records[backup._step]
-            if hasattr(data, "get_next"):  # on JAX and PyTorch the batch is drawn already
-                batch = self._draw(data)
-                if not backup._can_set_metrics():
-                    backup.model.test_step(batch)  # TensorFlow builds metrics at their first batch
-            if backup._step + backup.model.steps_per_execution >= backup._replayed:
-                if not state:  # on JAX `fit` carries them in its state since the epoch began
-                    backup._set_metrics()
-                backup._resumed()
-            return (logs, *state) if state else logs
-        backup._resumed()
-        return self.function(*state_and_data)
+        if backup._found:
+            if backup._step < backup._replayed:
+                return self._pass_over(state, data)
+            self._go_to_place(data, draw=False)
+            backup._resumed()
+        elif keras.backend.backend() == "tensorflow":
+            backup._save_if_due(data)
+        if backup._step == 0:
+            data = self._look_at_first(data)
+        return self.function(*state, data)
 
-    def _draw(self, iterator):
-        for _ in range(self._backup.model.steps_per_execution):
-            batch = next(iterator)
-        return batch
+    def _pass_over(self, state, data):
+        backup = self._backup
+        logs = backup._records[backup._step]
+        batch = self._go_to_place(data, draw=True)
+        if backup._step + self.model.steps_per_execution >= backup._replayed:
+            if not state:  # on JAX `fit` carries metrics in its state since the epoch began
+                if not backup._can_set_metrics():
+                    self.model.test_step(batch)  # TensorFlow builds metrics at their first batch
+                backup._set_metrics()
+            backup._resumed()
+        return (logs, *state) if state else logs
+
+    def _go_to_place(self, data, draw):
+        """Puts the iterator where it was, or draws the step's batches. Returns one that the metrics can be built on."""
+        backup = self._backup
+        place = {name[5:]: array for name, array in backup._found[1].items() if name.startswith("data-")}
+        if place and backup._step == 0:
+            from keras_transformer.training import tensorflow
+
+            tensorflow.set_iterator_state(data, place)
+            if draw:
+                batch = next(data)
+                tensorflow.set_iterator_state(data, place)
+                self._batch = batch
+        elif draw and not place:
+            batches = _draw(data, self.model.steps_per_execution)
+            self._check_first(batches[0])
+            self._batch = batches[-1]
+        return self._batch if draw else None
+
+    def _look_at_first(self, data):
+        """Notes a checksum of the epoch's first batch, unless the iterator itself is saved."""
+        if keras.backend.backend() == "tensorflow":
+            if self._has_savable_iterator is None:
+                self._has_savable_iterator = bool(_iterator_state(data))
+            if self._has_savable_iterator:
+                return data
+        batches, data = Drawing()(data, self.model.steps_per_execution)
+        self._check_first(batches[0])
+        return data
+
+    def _check_first(self, batch):
+        backup = self._backup
+        if backup._step:
+            return
+        first, epoch = backup._first_batches, backup._epoch
+        checksum = _checksum(batch)
+        known = first.setdefault(epoch, checksum)
+        # A `shuffle` in a new process starts again with its first order.
+        starts_again = self._is_resuming and epoch and first.get(0) == checksum != first.get(1, checksum)
+        if known != checksum or starts_again:
+            print(
+                f"Epoch {epoch + 1} begins with another batch than in a run that was not stopped: the order of the "
+                "data is not a function of the epoch, so what follows is not what that run would have done."
+            )
+        self._is_resuming = False
+
+
+def _iterator_state(iterator):
+    from keras_transformer.training import tensorflow
+
+    return tensorflow.iterator_state(iterator) or {}
+
+
+def _draw(data, count):
+    if not hasattr(data, "__next__"):  # on PyTorch the batches are drawn already
+        return list(data)
+    return [next(data) for _ in range(count)]
+
+
+def _checksum(batch):
+    """Of all arrays of a batch in their order."""
+    result = 0
+    for part in keras.tree.flatten(batch):
+        if part is not None:
+            values = part.flat_values if hasattr(part, "flat_values") else part  # ragged
+            result = zlib.crc32(np.ascontiguousarray(keras.ops.convert_to_numpy(values)).tobytes(), result)
+    return result
 
 
 def _place_of(path):
     _, epoch, _, step = path.stem.split("-")
     return Place(int(epoch), int(step))
-
-
-def _variables(model):
-    if not model.optimizer.built:  # built twice, a `LossScaleOptimizer` has a second loss scale
-        model.optimizer.build(model.trainable_variables)
-    return [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
-
-
-def _random_state():
-    """That of Python and NumPy, as JSON takes it: pipelines may draw from them."""
-    version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {"python": [version, list(numbers), gauss], "numpy": [name, np.asarray(keys).tolist(), *rest]}
-
-
-def _set_random_state(state):
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, "uint32"), *rest))

@@ -1,7 +1,13 @@
-"""What of training is TensorFlow's alone: `tf.distribute`, and loops that begin one round at a time. Loaded on use."""
+"""What of training is TensorFlow's alone: `tf.distribute`, loops, and iterators over the data. Loaded on use."""
 
+import collections
+import tempfile
+from pathlib import Path
+
+import numpy as np
 import tensorflow as tf
 
+_PREFIX = "iterator"
 TESTED = (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)
 
 
@@ -53,3 +59,52 @@ def one_by_one(condition, body, state):
     With them the tensors of ten rounds live at the same time, though each needs what the one before has summed up.
     """
     return tf.while_loop(condition, body, state, parallel_iterations=1)
+
+
+def relay(like):
+    """A function from a list of batches to an iterator over them which a `tf.function` takes for the iterator `like`.
+
+    So the function is not traced again. It must draw all that was handed over before more is.
+    """
+    if not isinstance(like, tf.data.Iterator):  # of a distribution strategy: Keras takes a plain iterator as well
+        return iter
+    waiting: collections.deque = collections.deque()
+
+    def hand_over():
+        while waiting:
+            yield waiting.popleft()
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    options.experimental_optimization.inject_prefetch = False  # nothing is drawn before it is there
+    dataset = tf.data.Dataset.from_generator(hand_over, output_signature=like.element_spec)
+    iterator = iter(dataset.with_options(options))
+
+    def handed(batches):
+        waiting.extend(batches)
+        return iterator
+
+    return handed
+
+
+def iterator_state(iterator):
+    """Where an iterator is, with all that its pipeline holds at that moment, as arrays by name.
+
+    Returns:
+        None if TensorFlow cannot save it: a pipeline that counts, draws from a stateful generator or calls Python.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tf.train.Checkpoint(iterator=iterator).write(f"{folder}/{_PREFIX}")
+        except (tf.errors.OpError, ValueError, NotImplementedError):
+            return None
+        return {path.name: np.frombuffer(path.read_bytes(), "uint8") for path in Path(folder).iterdir()}
+
+
+def set_iterator_state(iterator, state):
+    """Puts an iterator over the same pipeline, of this process or another, where `iterator_state` found one."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, array in state.items():
+            (Path(folder) / name).write_bytes(array.tobytes())
+        tf.train.Checkpoint(iterator=iterator).read(f"{folder}/{_PREFIX}").assert_consumed()
