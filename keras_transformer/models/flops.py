@@ -41,9 +41,8 @@ def training_flops(model, x, y, sample_weight=None):
     labels = np.count_nonzero(_numpy(sample_weight)) if sample_weight is not None else math.prod(y.shape)
     if hasattr(model, "encoder_blocks"):
         total = sum(_kernels(block) for block in model.decoder_blocks)
-        of_source = sum(
-            _kernels(block, "cross_attention/", ("key_dense", "value_dense")) for block in model.decoder_blocks
-        )
+        cross = ("cross_attention/key_dense", "cross_attention/value_dense")
+        of_source = sum(_kernels(block, cross) for block in model.decoder_blocks)
         source = sum(_kernels(block) for block in model.encoder_blocks) + of_source
         sides = source * _real_source(model, x) + (total - of_source) * labels
     else:

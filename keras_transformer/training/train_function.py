@@ -14,7 +14,7 @@ class Around:
     def __init__(self, model):
         # Not a callback's `self.model`: on JAX to ask for that in the middle of a step would lose the step.
         self.model = model
-        self.function = None
+        self.function: Any = None
 
     def __call__(self, *state_and_data):
         return self.function(*state_and_data)
