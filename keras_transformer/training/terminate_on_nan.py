@@ -46,6 +46,8 @@ class TerminateOnNaN(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
+        if not self.model.built:  # by its first step, of which there is nothing to go back to
+            return
         if not self._copy or len(self._batches) >= self.every:
             self._check_weights(f"before step {batch + 1} of epoch {self._epoch + 1}")
             self._copy = self._state()
@@ -77,13 +79,11 @@ class TerminateOnNaN(keras.callbacks.Callback):
 
     def _raise(self, what):
         self._stop_seeing()
-        where = self._find() if self._batches else None
+        where = self._find() if self._batches and self._copy else None
         if where is None:
-            raise FloatingPointError(
-                f"{what}. Where that arose is not known: the steps since the last copy, repeated, were finite."
-                if self._batches
-                else f"{what}, and was so before the first step. Give the model other weights."
-            )
+            where = "That was so before the first step: give the model other weights."
+            if self._batches:
+                where = "Where that arose is not known: there is no copy to go back to, or repeated it does not occur."
         raise FloatingPointError(f"{what}. {where}")
 
     def _find(self):

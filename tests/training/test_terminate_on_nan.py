@@ -36,7 +36,7 @@ def rows(broken):
 
 def fit(model, x, optimizer="sgd", epochs=1, y=None, sample_weight=None, every=3, callbacks=(), run_eagerly=True):
     model.compile(optimizer, "mse" if y is None else LinearCrossEntropy(), run_eagerly=run_eagerly, jit_compile=False)
-    y = np.zeros((ROWS, 1), "float32") if y is None else y
+    y = np.ones((ROWS, 1), "float32") if y is None else y
     return model.fit(
         x, y, sample_weight=sample_weight, batch_size=BATCH, shuffle=False, epochs=epochs, verbose=0,
         callbacks=[TerminateOnNaN(every), *callbacks],
@@ -64,7 +64,7 @@ def test_the_data_is_named_and_the_weights_are_those_from_before():
     ):
         fit(model, x)
     other.compile("sgd", "mse", jit_compile=False)
-    other.fit(x[:8], np.zeros((8, 1), "float32"), batch_size=BATCH, shuffle=False, verbose=0)
+    other.fit(x[:8], np.ones((8, 1), "float32"), batch_size=BATCH, shuffle=False, verbose=0)
     for ours, theirs in zip(arrays(model), arrays(other), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(FloatingPointError, match=r"the data: inputs is nan at \[1, 2\]. Leave that example out"):
@@ -73,7 +73,7 @@ def test_the_data_is_named_and_the_weights_are_those_from_before():
 
 def test_the_first_layer_is_named():
     model = sequential(dense("first"), Root(name="root"), dense("last"))
-    with pytest.raises(FloatingPointError, match=r"the output of `\S*root` \(float32\), of inputs of at most 1.5e\+01"):
+    with pytest.raises(FloatingPointError, match=r"the output of `\S*root` \(float32\), of inputs of at most 15\. "):
         fit(model, rows(-5.0), optimizer=keras.optimizers.SGD(0.0))
 
 
@@ -102,7 +102,7 @@ def test_the_end_of_an_epoch_is_looked_at():
     with pytest.raises(
         FloatingPointError, match=r"only/kernel` is not finite at the end of epoch 1. It arose in that "
     ):
-        model.fit(x, x[:, :1], verbose=0, callbacks=[TerminateOnNaN()])
+        model.fit(x, np.ones((BATCH, 1), "float32"), verbose=0, callbacks=[TerminateOnNaN()])
 
 
 def test_an_update_is_named():
@@ -114,7 +114,7 @@ def test_weights_of_before_the_run():
     model = sequential(dense("only"))
     model.layers[0].bias.assign([np.inf])
     with pytest.raises(
-        FloatingPointError, match="only/bias` is not finite before step 1 of epoch 1, and was so before"
+        FloatingPointError, match="only/bias` is not finite before step 1 of epoch 1. That was so before"
     ):
         fit(model, rows(1.0))
 
@@ -123,7 +123,8 @@ def test_the_fused_loss_makes_no_logits(monkeypatch):
     model = Transformer(17, num_layers=1, num_heads=1, hidden_dim=5, intermediate_dim=7)
     ids = np.ones((ROWS, 3), "int32")
     monkeypatch.setattr(model, "logits", None)
-    model.decoder_blocks[0].weights[0].assign(model.decoder_blocks[0].weights[0] * 1e38)
+    for weight in model.decoder_blocks[0].weights:
+        weight.assign(weight * 1e30)
     with pytest.raises(FloatingPointError, match=r"`\S*decoder_block_0/\S+` .*Lower the learning rate"):
         fit(model, {"encoder_token_ids": ids, "decoder_token_ids": ids}, y=ids)
 
