@@ -41,8 +41,8 @@ def training_flops(model, x, y, sample_weight=None):
     labels = np.count_nonzero(_numpy(sample_weight)) if sample_weight is not None else math.prod(y.shape)
     if hasattr(model, "encoder_blocks"):
         total = sum(_kernels(block) for block in model.decoder_blocks)
-        cross = ("cross_attention/key_dense", "cross_attention/value_dense")
-        of_source = sum(_kernels(block, cross) for block in model.decoder_blocks)
+        cross = [block._cross_attention_layer for block in model.decoder_blocks]
+        of_source = sum(_kernels(attention.key_dense) + _kernels(attention.value_dense) for attention in cross)
         source = sum(_kernels(block) for block in model.encoder_blocks) + of_source
         sides = source * _real_source(model, x) + (total - of_source) * labels
     else:
@@ -53,13 +53,12 @@ def training_flops(model, x, y, sample_weight=None):
         if mask is None and tuple(y.shape) == tuple(ids.shape) and not hasattr(model, "encoder"):
             real = labels
         sides = sum(_kernels(block) for block in blocks) * real
-    return 6.0 * (sides + _head(model) * labels)
+    return float(6 * (sides + _head(model) * labels))
 
 
-def _kernels(layer, owners=("",)):
-    """How many weights all kernels of a layer have, or those whose path holds one of `owners`."""
-    kernels = (weight for weight in layer.weights if weight.name == "kernel")
-    return sum(math.prod(kernel.shape) for kernel in kernels if any(owner in kernel.path for owner in owners))
+def _kernels(layer):
+    """How many weights all kernels of a layer have."""
+    return sum(math.prod(weight.shape) for weight in layer.weights if weight.name == "kernel")
 
 
 def _head(model):
