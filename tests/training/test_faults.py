@@ -16,12 +16,12 @@ STEPS, BATCH = 6, 2
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 128 KiB: a file below has about 30 KB."""
+    """A file system of 512 KiB: a file below has about 100 KB, the batches that are drawn ahead among it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.name != "posix" or os.geteuid() or shutil.which("mount") is None:
         pytest.skip("mounting a file system needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("this machine mounts no tmpfs")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -89,7 +89,15 @@ class Interrupt(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_after_an_interrupt_the_same_model_and_another_go_on(tmp_path):
+@pytest.fixture
+def interrupts():
+    """Python's handling of SIGINT, which a shell's background job has not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_an_interrupt_the_same_model_and_another_go_on(tmp_path, interrupts):
     whole = fit(compiled(), [], epochs=2)
     model = compiled()
     with pytest.raises(KeyboardInterrupt):
