@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_transformer.generation.buckets import bucket, padded
+from keras_transformer.models.position_places import within_reach
 
 SHORTEST = 16
 """The least length that a source is padded to."""
@@ -24,6 +25,7 @@ def in_buckets(model, search, max_length):
         seed = {"seed": tensors.pop("seed")} if "seed" in tensors else {}
         tensors = {name: padded(x, [rows]) for name, x in tensors.items()}
         columns = length if model.pad_token_id is None else bucket(length, SHORTEST)
+        columns = within_reach(columns, model.encoder_position_embedding)
         found = search(padded(ids, [rows, columns], model.pad_token_id or 0), {**tensors, **seed})
         longest = length + 50 if max_length is None else max_length
         found = type(found)(*(x[:batch] for x in found))

@@ -1,5 +1,7 @@
 """Where in a model a position part belongs: added to the embeddings, or in the attention of all blocks."""
 
+from keras import ops
+
 from keras_transformer.layers import PositionalEncoding
 
 
@@ -13,3 +15,21 @@ def position_places(position, dtype):
         return PositionalEncoding(dtype=dtype, name="positional_encoding"), None
     in_attention = hasattr(position, "rotate") or hasattr(position, "scores")
     return (None, position) if in_attention else (position, None)
+
+
+def within_reach(length, position_embedding):
+    """`length`, an int or a scalar tensor, or how many positions the part's table has if those are fewer."""
+    rows = getattr(position_embedding, "sequence_length", None)
+    if rows is None:
+        return length
+    return min(length, rows) if isinstance(length, int) else ops.minimum(length, rows)
+
+
+def check_reach(argument, length, position_embedding):
+    """Refuses an int `length` beyond the part's table: positions would be given the rows of others, or none."""
+    rows = within_reach(length, position_embedding)
+    if rows != length:
+        raise ValueError(
+            f"{argument} must be at most {rows}, the positions of the model's table. Received: {length}. "
+            "Cut it, or make the model with a longer table."
+        )

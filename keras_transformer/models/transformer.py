@@ -16,7 +16,7 @@ from keras_transformer.layers.parts import as_position_part, clone, shared_confi
 from keras_transformer.layers.results import pack, unpack
 from keras_transformer.models.compiled_search import in_buckets
 from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
-from keras_transformer.models.position_places import position_places
+from keras_transformer.models.position_places import check_reach, position_places, within_reach
 from keras_transformer.models.presets import preset_config
 from keras_transformer.models.token_table import reversible_embedding
 from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of, with_column, with_ones
@@ -378,7 +378,8 @@ class Transformer(VocabularyEnd):
         Args:
             encoder_token_ids: `(B, S)` integers, padded with `pad_token_id`.
             max_length: how many ids to generate at most, the end token included; None: 50 more than the source
-                has (Vaswani et al. 2017, section 6.1), counted for each sentence by itself.
+                has (Vaswani et al. 2017, section 6.1), counted for each sentence by itself, and no more than a
+                table of positions has rows.
             num_beams: 1 is greedy search.
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`.
             jit_compile: whether XLA compiles the search, on TensorFlow. It then takes seconds the first time for each
@@ -405,6 +406,8 @@ class Transformer(VocabularyEnd):
 
     def compiled_search(self, jit_compile=False, **settings):
         """`search` with these settings as a compiled function of ids and a dict of the tensors among its keywords."""
+        if settings.get("max_length") is not None:
+            check_reach("`max_length`", settings["max_length"], self.decoder_position_embedding)
 
         def search(ids, tensors):
             return self.search(ids, **settings, **tensors)
@@ -418,7 +421,7 @@ class Transformer(VocabularyEnd):
         padding_mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
         if max_length is None:
             limits = self.limits(encoder_token_ids) if limits is None else limits
-            max_length = ops.shape(encoder_token_ids)[1] + 50
+            max_length = within_reach(ops.shape(encoder_token_ids)[1] + 50, self.decoder_position_embedding)
         decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length)
         start_ids = ops.full((ops.shape(encoder_token_ids)[0],), self.start_token_id, "int32")
         kwargs = {
@@ -459,9 +462,11 @@ class Transformer(VocabularyEnd):
             )
         if max_length is not None:
             check_count("max_length", max_length)
+            check_reach("`max_length`", max_length, self.decoder_position_embedding)
         else:
             real = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
             max_length = 50 + (encoder_token_ids.shape[1] if real is None else int(ops.sum(ops.cast(real, "int32"))))
+            max_length = within_reach(max_length, self.decoder_position_embedding)
         if "stream" not in self._generate_functions:
 
             def start(ids, max_length):
@@ -484,6 +489,7 @@ class Transformer(VocabularyEnd):
                 "`encoder_token_ids` must have the shape (batch, length). "
                 f"Received: shape={tuple(encoder_token_ids.shape)}"
             )
+        check_reach("The length of `encoder_token_ids`", encoder_token_ids.shape[1], self.encoder_position_embedding)
         return encoder_token_ids
 
     def _embed(self, table, position_embedding, token_ids, positions=None):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_transformer import generation
 from keras_transformer.generation import penalties
 from keras_transformer.generation.arguments import check_count
+from keras_transformer.models.position_places import check_reach
 from keras_transformer.tasks import saved_model
 from keras_transformer.tasks.batches import as_list, of_like_length
 from keras_transformer.text import clean
@@ -76,6 +77,7 @@ class Translator:
                 "`max_source_length` must be an integer of at least 2, a token and the end token. "
                 f"Received: max_source_length={max_source_length!r}"
             )
+        check_reach("`max_source_length`", max_source_length, model.encoder_position_embedding)
         self.model = saved_model.in_dtype(model, "float32")
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer

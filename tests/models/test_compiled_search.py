@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_transformer.generation.buckets import bucket
+from keras_transformer.layers import PositionEmbedding
 from keras_transformer.models import Transformer
 
 pytestmark = pytest.mark.integration
@@ -40,6 +41,15 @@ def test_a_compiled_search_finds_the_same(model, keywords):
     for name, x in found._asdict().items():
         # float32 in another order, summed over up to 70 tokens
         np.testing.assert_allclose(x, getattr(expected, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_padding_stays_within_a_table_of_positions():
+    keras.utils.set_random_seed(7)
+    sizes = {"num_layers": 1, "num_heads": 3, "hidden_dim": 15, "intermediate_dim": 19}
+    model = Transformer(V, encoder_position=PositionEmbedding(7), decoder_position=PositionEmbedding(5), **sizes)
+    found, expected = (model.generate(source(3, 7), jit_compile=jit) for jit in (True, False))
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    assert found.token_ids.shape == (3, 5)
 
 
 @on_tensorflow

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_transformer.layers import GatedFeedForward, LayerScale, MultiHeadAttention, SandwichNorm
+from keras_transformer.layers import GatedFeedForward, LayerScale, MultiHeadAttention, PositionEmbedding, SandwichNorm
 from keras_transformer.models import PRESETS, Transformer, preset_config
 from keras_transformer.training import CrossEntropy, SmoothedCrossEntropy, TokenAccuracy
 
@@ -277,6 +277,21 @@ def test_generate_is_search_and_follows_new_weights(source):
         results.append(found.token_ids)
         model.set_weights([-w for w in model.get_weights()])
     assert (results[0] != results[1]).any()
+
+
+def test_a_table_of_positions_ends_a_sentence_and_refuses_what_is_longer():
+    model = transformer(encoder_position=PositionEmbedding(S), decoder_position=PositionEmbedding(T))
+    found = model.generate(ids(B, S), suppress_tokens=(model.end_token_id,))
+    np.testing.assert_array_equal(found.lengths, T)
+    expected = model.generate(ids(B, S), max_length=T, suppress_tokens=(model.end_token_id,))
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    assert len(list(model.stream(ids(1, S), suppress_tokens=(model.end_token_id,)))) == T
+    with pytest.raises(ValueError, match=f"`max_length` must be at most {T}.*Received: {T + 1}"):
+        model.generate(ids(B, S), max_length=T + 1)
+    with pytest.raises(ValueError, match=f"`max_length` must be at most {T}.*Received: {T + 1}"):
+        model.stream(ids(1, S), max_length=T + 1)
+    with pytest.raises(ValueError, match=f"`encoder_token_ids` must be at most {S}.*Received: {S + 1}"):
+        model.generate(ids(B, S + 1), max_length=T)
 
 
 def test_a_source_of_one_token_is_a_source(plain):

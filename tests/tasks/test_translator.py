@@ -16,6 +16,7 @@ pytest.importorskip("tensorflow_text")
 from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
 
 from keras_transformer import generation, models, tasks, text  # noqa: E402
+from keras_transformer.layers import PositionEmbedding  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -110,6 +111,15 @@ def test_what_is_no_list_is_refused(translator):
 def test_arguments_are_refused_when_given_and_not_when_used(tokenizer, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_translator(tokenizer, **arguments)
+
+
+def test_texts_may_not_be_longer_than_the_table_of_positions(tokenizer):
+    table = PositionEmbedding(64)
+    model = models.Transformer(
+        tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32, encoder_position=table
+    )
+    with pytest.raises(ValueError, match="`max_source_length` must be at most 64, .* Received: 256"):
+        tasks.Translator(model, tokenizer)
 
 
 def scraps(count, seed):
