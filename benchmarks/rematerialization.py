@@ -9,6 +9,7 @@ second.
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -52,7 +53,7 @@ def measure(arguments):
         "seconds": statistics.median(seconds[2:]),
         "processor seconds": statistics.median(processor[2:]),
         "loss": loss,
-        "keras": keras.__version__,
+        "keras": importlib.metadata.version("keras"),
         "backend": keras.backend.backend(),
     }
 
