@@ -58,11 +58,13 @@ def quantize(owner, found):
 
 
 def _sublayers(owner, before="", seen=None):
-    """`(path, layer)` of all layers within `owner`, each once, by the attributes that lead to it."""
+    """`(path, layer)` of all layers within `owner`, each once, by the attributes that lead to it.
+
+    Most often that is the list that Keras keeps of them. On PyTorch there is no other way: a layer is a module, which
+    does not have its submodules as attributes of its own.
+    """
     seen = {id(owner)} if seen is None else seen
     for name, value in vars(owner).items():
-        if name == "_layers":  # Keras's list of the same layers
-            continue
         for index, layer in enumerate(value if isinstance(value, (list, tuple)) else [value]):
             if isinstance(layer, keras.layers.Layer) and id(layer) not in seen:
                 seen.add(id(layer))
