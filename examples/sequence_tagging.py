@@ -179,7 +179,10 @@ def names_in_python(seed, count, held_out):
 def read(args, path, labels=None):
     """A dataset of `(words, labels)`."""
     if Path(path).is_dir():
-        return tf.data.Dataset.load(path)
+        try:
+            return tf.data.Dataset.load(str(path))
+        except (tf.errors.OpError, OSError) as error:
+            raise ValueError(f"{path} is no directory that tf.data.Dataset.save wrote. Give one, or a file.") from error
     errors = "skip" if args.skip_malformed else "raise"
     if ".conllu" in Path(path).name:
         return text.tagged_dataset(text.read_conllu(path, args.column or "upos", labels, errors))
@@ -196,6 +199,10 @@ def datasets(args):
     train = read(args, args.train)
     labels = list(text.count_labels(train))
     valid = read(args, args.valid, labels)
+    if unknown := sorted({*text.count_labels(valid)} - {*labels}):  # of a file the reader says in which line
+        raise ValueError(
+            f"{args.valid} has labels that --train does not have: {', '.join(unknown)}. Correct one of them."
+        )
     if args.quick:
         train, valid = train.take(1000), valid.take(200)
     return train, valid, labels

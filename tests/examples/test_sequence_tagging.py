@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_arguments_are_refused_by_name(data, tmp_path, monkeypatch, change, mess
     with pytest.raises(ValueError, match=message) as caught:
         parse()
     assert "\n" not in str(caught.value)
+
+
+def test_directories_that_cannot_be_read_and_labels_that_were_not_learned(tmp_path):
+    read = runpy.run_path(str(SCRIPT))["datasets"]
+    for name, label in (("train", "NOUN"), ("valid", "VERB")):
+        tf.data.Dataset.from_tensors(([["bon"]], [[label]])).unbatch().save(str(tmp_path / name))
+    (tmp_path / "empty").mkdir()
+    args = {"column": None, "skip_malformed": False, "quick": False, "train": tmp_path / "train"}
+    with pytest.raises(ValueError, match="valid has labels that --train does not have: VERB. Correct"):
+        read(SimpleNamespace(**args, valid=tmp_path / "valid"))
+    with pytest.raises(ValueError, match="empty is no directory that tf.data.Dataset.save wrote"):
+        read(SimpleNamespace(**args, valid=tmp_path / "empty"))
+    *_, labels = read(SimpleNamespace(**args, valid=tmp_path / "train"))
+    assert labels == ["NOUN"]
 
 
 def test_roles_of_names():
