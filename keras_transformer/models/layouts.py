@@ -40,8 +40,8 @@ def layout_map(device_mesh, model_axis="model"):
     >>> import keras
     >>> from keras_transformer import models
     >>> mesh = keras.distribution.DeviceMesh((1, 1), ("batch", "model"), devices=["cpu:0"])
-    >>> models.layout_map(mesh)["encoder/block_0/self_attention_layer/query/kernel"].axes
-    [None, 'model', None]
+    >>> tuple(models.layout_map(mesh)["encoder/block_0/self_attention_layer/query/kernel"].axes)
+    (None, 'model', None)
     """
     if model_axis not in device_mesh.axis_names:
         raise ValueError(

@@ -56,6 +56,7 @@ def test_alignments_are_those_of_the_beams_that_won(search, processors):
     np.testing.assert_array_equal(numpy(found.alignments), expected)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function")
 def test_graph_and_xla_agree():
     import tensorflow as tf

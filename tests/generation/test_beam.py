@@ -139,6 +139,7 @@ def test_greedy_is_wrong_where_the_best_of_all_is_found(penalty):
     assert wrong >= 4  # of 15
 
 
+@pytest.mark.integration
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     batch=st.sampled_from([1, 2, 3]),

@@ -210,6 +210,7 @@ def test_an_empty_batch(case):
     assert tuple(found.token_ids.shape) == (0, 1, 3)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function")
 @pytest.mark.parametrize("case", ["warped", "all"])
 def test_eager_graph_and_xla_agree(case):

@@ -172,6 +172,7 @@ def test_an_empty_batch_and_a_limit_of_zero():
     assert sentences_of(found)[0] == [((), -np.inf)] and (numpy(found.token_ids)[0] == 9).all()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(on != "tensorflow", reason="tf.function")
 def test_one_graph_serves_all_seeds():
     import tensorflow as tf

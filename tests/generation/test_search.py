@@ -145,6 +145,7 @@ def test_what_finished_before_the_nan_is_kept():
     assert before and all(tokens[-1] == 1 and len(tokens) <= 2 for tokens, _ in before)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(on != "tensorflow", reason="tf.function")
 @each_search
 @pytest.mark.parametrize("batch", [1, 3])

@@ -16,6 +16,8 @@ from keras_transformer.interop import tokenizer_from_huggingface
 sys.path.insert(0, str(Path(__file__).parents[1] / "text"))
 from strange_texts import different, special_cases, strange_texts
 
+pytestmark = pytest.mark.integration
+
 sentencepiece = pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")

@@ -336,6 +336,7 @@ def test_a_subclassed_model_is_saved_and_loaded(tmp_path, memory):
     np.testing.assert_array_equal(numpy(loaded(ids)), numpy(model(ids)))
 
 
+@pytest.mark.integration
 def test_every_weight_has_a_gradient_and_fit_runs_without_a_warning():
     model, ids = Subclassed(True), np.array([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
     model.compile(keras.optimizers.SGD(0.1), "mse")

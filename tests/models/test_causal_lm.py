@@ -228,6 +228,7 @@ def test_a_prompt_goes_on_alone_as_in_a_batch(plain, prompts, num_beams):
         np.testing.assert_allclose(alone.scores[0], together.scores[row], rtol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "keywords",
     [

@@ -54,6 +54,7 @@ def test_the_loss_is_the_negative_log_likelihood_a_label():
     np.testing.assert_allclose(found["accuracy"], right, rtol=1e-6)
 
 
+@pytest.mark.integration
 def test_it_learns_is_saved_and_answers_alike(tmp_path):
     tagger = made()
     ids, labels, weights = drawn()

@@ -197,7 +197,9 @@ def test_errors_name_what_was_received(make, message):
 
 
 # Keras's `quantize` warns of each layer that has nothing to quantize.
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+@pytest.mark.filterwarnings("ignore:The use of .x.T. on tensors:UserWarning")  # of PyTorch, in Keras's quantized table
 def test_a_quantized_model_is_saved_and_loaded(tmp_path):
     model, inputs = MaskedLM(encoder()), {"token_ids": ids()}
     model.quantize("int8")

@@ -91,6 +91,7 @@ def test_a_seed_gives_one_result_and_no_graph_of_its_own(model, source):
     assert len(model._generate_functions) == graphs
 
 
+@pytest.mark.integration
 def test_streams_what_generate_finds_greedily(model, source):
     for row, keywords in itertools.product(range(B), ({}, {"no_repeat_ngram_size": 1, "min_length": 3})):
         found = model.generate(source[row : row + 1], max_length=T, **keywords)

@@ -162,6 +162,7 @@ def test_a_functional_model_of_free_length(plain):
     np.testing.assert_allclose(numpy(functional(inputs)), numpy(plain(inputs)), atol=TOLERANCE)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="XLA is TensorFlow's and JAX's")
 def test_fit_with_xla_is_fit_without():
     x, y, w = packed()

@@ -406,6 +406,7 @@ def compiled(**kwargs):
     return model
 
 
+@pytest.mark.integration
 def test_fit_evaluate_and_predict_with_keras_callbacks(tmp_path):
     model, (x, y, weight) = compiled(run_eagerly=True), task()
     callbacks = [

@@ -115,6 +115,7 @@ def test_a_saved_model_loads_and_predicts_the_same(model, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
+@pytest.mark.integration
 def test_the_fused_loss_learns_as_the_one_of_logits():
     name = "a table and rotations"  # with an output of its own and a bias
     weight = (np.arange(T) < [[5], [2]]).astype("float32")

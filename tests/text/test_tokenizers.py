@@ -114,6 +114,7 @@ def test_failed_save_keeps_the_old_file(tokenizer, tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.integration
 def test_saved_model_in_a_fresh_process(tmp_path):
     tokenizer = learn_vocabulary(TEXTS, tmp_path / "source" / "bpe.model", 60)
     module = tf.Module()

@@ -150,6 +150,7 @@ def compiled(loss, metrics=None, **kwargs):
     return model
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("target_vocabulary_size", [None, 23])
 def test_fit_and_evaluate_are_those_with_the_unfused_loss(target_vocabulary_size):
     x, y, w = batch()
