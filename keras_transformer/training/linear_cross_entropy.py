@@ -7,7 +7,7 @@ from keras_transformer.training.losses import SmoothedCrossEntropy
 from keras_transformer.training.token_mean import token_mean
 
 
-def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=256, training=True):
+def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=512, training=True):
     """Label-smoothed cross-entropy of the logits `hidden table^T`, which are never all there at once.
 
     The loss of each token is that of `smoothed_cross_entropy`. Of `chunk_size` tokens at a time the logits are made,
@@ -132,7 +132,7 @@ class LinearCrossEntropy(SmoothedCrossEntropy):
         tokens_per_batch: as in `SmoothedCrossEntropy`.
     """
 
-    def __init__(self, label_smoothing=0.1, chunk_size=256, name="linear_cross_entropy", **kwargs):
+    def __init__(self, label_smoothing=0.1, chunk_size=512, name="linear_cross_entropy", **kwargs):
         super().__init__(label_smoothing, name=name, **kwargs)
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"`chunk_size` must be a positive integer. Received: chunk_size={chunk_size}")
