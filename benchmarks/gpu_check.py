@@ -108,7 +108,8 @@ def difference_of_export(args, model):
     signature = [{name: keras.InputSpec(shape=(None, None), dtype="int32", name=name) for name in x}]
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, input_signature=signature, verbose=False)
-        served = tf.saved_model.load(folder).serve(x)
+        loaded = tf.saved_model.load(folder)  # its variables live as long as it does
+        served = loaded.serve(x)
         logits = model(x, training=False)
         served, logits = (np.asarray(tf.cast(values, "float32")) for values in (served, logits))
     return np.abs(served - logits).max(), np.abs(logits).max()

@@ -79,7 +79,7 @@ class _Forward:
             return
         dtypes = {keras.backend.standardize_dtype(x.dtype) for x in _floats(outputs)}
         if _all_finite(inputs):
-            of = max((float(keras.ops.max(keras.ops.abs(x))) for x in _floats(inputs)), default=None)
+            of = _largest(inputs)
             size = "" if of is None else f", of inputs of at most {of:.2g}"
             self.found = f"the output of `{path}` ({', '.join(sorted(dtypes))}){size}"
         else:
@@ -139,6 +139,15 @@ def _floats(structure):
 
 def _all_finite(structure):
     return all(is_finite(x) for x in _floats(structure))
+
+
+def _largest(structure):
+    """The largest absolute value, or None if there is none to be had."""
+    try:
+        values = [keras.ops.max(keras.ops.abs(keras.ops.stop_gradient(x))) for x in _floats(structure)]
+        return max((float(value) for value in values), default=None)
+    except TypeError:  # a tracer
+        return None
 
 
 def _first_in_data(name, part):
