@@ -25,7 +25,7 @@ def origin_of_nan(model, batch):
         found = _first_in_data(name, part)
         if found:
             return found
-    forward, optimizer = _Forward(), _Gradients(model.optimizer)
+    forward, optimizer = _Forward(model), _Gradients(model.optimizer)
     metrics = [keras.ops.convert_to_numpy(v) for v in model.metrics_variables]
     model.optimizer = optimizer
     try:
@@ -61,10 +61,10 @@ def is_finite(values):
 class _Forward:
     """Told of each layer's call when it begins and when it ends, which is in the order of the computation."""
 
-    def __init__(self):
+    def __init__(self, model):
         self.found = None
         self.calls: dict = {}  # the number of the last call of the layer of a path
-        self._open: list = []
+        self._open = [model.path or model.name]  # on JAX the model itself is not called as a layer is
         self._count = 0
 
     def begins(self, layer):
@@ -83,8 +83,7 @@ class _Forward:
             size = "" if of is None else f", of inputs of at most {of:.2g}"
             self.found = f"the output of `{path}` ({', '.join(sorted(dtypes))}){size}"
         else:
-            within = f"`{self._open[-1]}`" if self._open else "no layer"
-            self.found = f"what {within} itself computes and hands to `{path}`"
+            self.found = f"what `{self._open[-1]}` itself computes and hands to `{path}`"
 
 
 class _Gradients:

@@ -73,7 +73,7 @@ def test_the_data_is_named_and_the_weights_are_those_from_before():
 
 def test_the_first_layer_is_named():
     model = sequential(dense("first"), Root(name="root"), dense("last"))
-    with pytest.raises(FloatingPointError, match=r"the output of `\S*root` \(float32\), of inputs of at most 15\. "):
+    with pytest.raises(FloatingPointError, match=r"the output of `\S*root` \(float32\)(, of inputs of at most 15)?\. "):
         fit(model, rows(-5.0), optimizer=keras.optimizers.SGD(0.0))
 
 
@@ -119,6 +119,7 @@ def test_weights_of_before_the_run():
         fit(model, rows(1.0))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras builds by a symbolic call")
 def test_the_fused_loss_makes_no_logits(monkeypatch):
     model = Transformer(17, num_layers=1, num_heads=1, hidden_dim=5, intermediate_dim=7)
     ids = np.ones((ROWS, 3), "int32")
