@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_transformer.generation.arguments import check_count
 
-TOKENS_TOGETHER = 512  # what two cores with their caches read fastest; see benchmarks/sentence_encoding.py
+TOKENS_TOGETHER = 512  # of a CPU; see docs/design-notes.md
 
 
 def as_list(texts: Any, of: str = "strings") -> list:
