@@ -71,7 +71,7 @@ def parse_arguments():
     model.add_argument("--layers", type=at_least(1), default=2, help="from scratch: number of blocks (default: 2)")
     model.add_argument("--dim", type=at_least(4), default=128, help="from scratch: width of the model (default: 128)")
     model.add_argument("--dropout", type=at_least(0, float, below=1), help="rate (default: 0.4, pretrained 0.1)")
-    model.add_argument("--epochs", type=at_least(1), help="epochs (default: 16; names 8; pretrained 3)")
+    model.add_argument("--epochs", type=at_least(1), help="epochs (default: 16; names 6; pretrained 3)")
     model.add_argument("--batch-tokens", type=at_least(2), help="tokens of a batch (default: 1536; names 512)")
     model.add_argument("--max-length", type=at_least(8), default=128, help="positions of a window (default: 128)")
     model.add_argument("--learning-rate", type=at_least(0, float), help="its peak (default: 2e-3; pretrained 2e-4)")
@@ -90,7 +90,7 @@ def parse_arguments():
         parser.error("--scheme is what --crf allows: give that too")
     fine_tuned = bool(args.pretrained)
     args.dropout = (0.1 if fine_tuned else 0.4) if args.dropout is None else args.dropout
-    args.epochs = args.epochs or (3 if args.quick or fine_tuned else 16 if args.train else 8)
+    args.epochs = args.epochs or (3 if args.quick or fine_tuned else 16 if args.train else 6)
     args.batch_tokens = args.batch_tokens or (256 if args.quick else 1536 if args.train else 512)
     args.learning_rate = args.learning_rate or (2e-4 if fine_tuned else 2e-3)
     return args

@@ -56,6 +56,26 @@ def test_padding_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", [CrossEntropy, Perplexity, TokenAccuracy])
+def test_a_token_counts_alike_in_batches_of_any_width(kind):
+    """Batches by length have rows of different widths: no mean of a row may come into the mean of tokens."""
+    logits, labels, weight = data()
+    metric = kind()
+    for rows, width in (([0, 4], T), ([2, 5], 4), ([3], 2), ([1, 6], 1)):
+        metric.update_state(labels[rows, :width], logits[rows, :width], weight[rows, :width])
+    np.testing.assert_allclose(float(metric.result()), expected_of(logits, labels, weight)[metric.name], rtol=1e-5)
+
+
+def test_weights_of_rows_and_a_keras_mask_count():
+    logits, labels, weight = data()
+    of_rows = np.arange(N).astype("float32")
+    metric, masked = TokenAccuracy(), keras.ops.convert_to_tensor(logits)
+    masked._keras_mask = keras.ops.convert_to_tensor(weight.astype("bool"))
+    metric.update_state(labels, masked, of_rows)
+    expected = expected_of(logits, labels, weight * of_rows[:, None])["accuracy"]
+    np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, Perplexity, TokenAccuracy])
 def test_config_is_the_constructor(kind):
     metric = kind(name="figure")
     clone = keras.metrics.deserialize(keras.metrics.serialize(metric))
