@@ -7,7 +7,7 @@ from keras_transformer.training.losses import SmoothedCrossEntropy
 from keras_transformer.training.token_mean import token_mean
 
 
-def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=512, training=True):
+def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, chunk_size=None, training=True):
     """Label-smoothed cross-entropy of the logits `hidden table^T`, which are never all there at once.
 
     The loss of each token is that of `smoothed_cross_entropy`. Of `chunk_size` tokens at a time the logits are made,
@@ -19,15 +19,17 @@ def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, ch
         hidden: `(N, D)` of any float dtype, in which the products are computed.
         table: `(V, D)`.
         labels: integers `(N,)`.
-        weights: `(N,)`; 0 leaves a token out.
+        weights: `(N,)`; 0 leaves a token out, whatever its states and its label are.
         label_smoothing: `e`.
-        chunk_size: tokens of a chunk, at most.
+        chunk_size: tokens of a chunk, at most; None: 512, and 1,024 with a vocabulary of more than 16,384.
         training: whether the result is differentiable with respect to `hidden` and `table`.
 
     Returns:
         float32 `(3,)`: sums over the tokens, each times its weight, of the loss, of the cross-entropy without
-        smoothing, and of whether the label's logit is greater than all others. Only the first has a gradient.
+        smoothing, and of whether the label's probability is greater than all others. Only the first has a gradient.
     """
+    # Logits of less than 32 MB lie in memory that glibc keeps. With more, what each chunk costs by itself counts.
+    chunk_size = chunk_size or (512 if table.shape[0] <= 2**14 else 1024)
     labels, weights = ops.cast(labels, "int32"), ops.cast(weights, "float32")
     # PyTorch saves no Keras variable; TensorFlow's gradient by hand, called eagerly, takes no variable of its own.
     hidden, table = ops.convert_to_tensor(hidden), ops.copy(table)
@@ -52,14 +54,34 @@ def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, ch
 
 
 def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gradients):
-    """The three sums, and with gradients also those of the first sum, float32 `(N, D)` and `(V, D)`."""
+    """The three sums, and with gradients also those of the first sum, float32 `(N, D)` and `(V, D)`.
+
+    A chunk costs three products, the softmax, and a pass for the largest probability. All that smoothing does is done
+    for all tokens at once, outside of the chunks and in float32: to a token's loss it adds `e (z_y - mean z)`, to the
+    gradient of its logits `e [v = y] - e/V`, which is nothing in half precision for a large `V`.
+    """
     tokens, dim = ops.shape(hidden)[0], hidden.shape[1]
     chunks = -(-tokens // chunk_size)
     size = -(-tokens // ops.maximum(chunks, 1)) if ops.is_tensor(tokens) else -(-tokens // max(chunks, 1))
+    # What does not count may be anything, NaN too.
+    counts = ops.not_equal(weights, 0)
+    hidden = ops.where(counts[:, None], hidden, ops.zeros((), hidden.dtype))
+    labels = ops.where(counts, labels, 0)
+    weights = weights[:, None]
+    weighted = weights * ops.cast(hidden, "float32")
     kernel = ops.cast(table, hidden.dtype)
-    spread = label_smoothing / table.shape[0]
-    # What smoothing takes from every logit alike takes the same from each token's gradient, but for its weight.
-    of_spread = spread * ops.sum(ops.cast(table, "float32"), axis=0) if with_gradients and spread else 0.0
+    sums = ops.zeros((3,), "float32")
+    of_hidden = of_table = None
+    if with_gradients:
+        of_hidden, of_table = ops.zeros(ops.shape(hidden), "float32"), ops.zeros(table.shape, "float32")
+    if label_smoothing:
+        table = ops.cast(table, "float32")
+        of_label, of_mean = ops.take(table, labels, axis=0), ops.mean(table, axis=0)
+        sums = ops.stack([ops.sum(weighted * (of_label - of_mean)), 0.0, 0.0]) * label_smoothing
+        if with_gradients:
+            of_hidden = (label_smoothing * weights) * (of_label - of_mean)
+            of_table = ops.segment_sum(label_smoothing * weighted, labels, num_segments=table.shape[0])
+            of_table = of_table - label_smoothing / table.shape[0] * ops.sum(weighted, axis=0)
 
     def unfinished(chunk, *_):
         return chunk < chunks
@@ -67,27 +89,25 @@ def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gra
     def extend(chunk, sums, *gradients):
         # All chunks are of one size: the last starts early enough, and what the one before has counted weighs nothing.
         start = ops.minimum(chunk * size, tokens - size)
+        new = ops.cast(ops.arange(size) + start >= chunk * size, "float32")[:, None]
         x = ops.slice(hidden, (start, 0), (size, dim))
         y = ops.slice(labels, (start,), (size,))
-        w = ops.where(ops.arange(size) + start >= chunk * size, ops.slice(weights, (start,), (size,)), 0.0)[:, None]
-        x = ops.where(w > 0, x, ops.zeros((), x.dtype))  # what does not count may be anything, NaN too
-        log_p = ops.log_softmax(ops.cast(ops.matmul(x, ops.transpose(kernel)), "float32"), axis=-1)
-        sums = sums + _sums(log_p, y, w, label_smoothing)
+        w = new * ops.slice(weights, (start, 0), (size, 1))
+        logits = ops.cast(ops.matmul(x, ops.transpose(kernel)), "float32")
+        cross_entropy, of_logits = _softmax_cross_entropy(logits, y)
+        sums = sums + _sums(cross_entropy, of_logits, w)
         if with_gradients:
             of_hidden, of_table = gradients
-            of_logits = ops.cast(_without_label(ops.exp(log_p), y, 1.0 - label_smoothing), x.dtype)
-            of_x = w * (ops.cast(ops.matmul(of_logits, kernel), "float32") - of_spread)
+            of_logits = ops.cast(of_logits, x.dtype)
+            of_x = w * ops.cast(ops.matmul(of_logits, kernel), "float32")
             of_x = of_x + ops.slice(of_hidden, (start, 0), (size, dim))
-            weighted = w * ops.cast(x, "float32")
-            of_kernel = ops.matmul(ops.transpose(of_logits), ops.cast(weighted, x.dtype))
-            of_table = of_table + ops.cast(of_kernel, "float32")
-            if spread:
-                of_table = of_table - spread * ops.sum(weighted, axis=0)
-            gradients = ops.slice_update(of_hidden, (start, 0), of_x), of_table
+            x = ops.cast(new * ops.slice(weighted, (start, 0), (size, dim)), x.dtype)
+            of_kernel = ops.matmul(ops.transpose(of_logits), x)
+            gradients = ops.slice_update(of_hidden, (start, 0), of_x), of_table + ops.cast(of_kernel, "float32")
         return chunk + 1, sums, *gradients
 
-    zeros = (ops.zeros(ops.shape(hidden), "float32"), ops.zeros(table.shape, "float32")) if with_gradients else ()
-    return _loop(unfinished, extend, (0, ops.zeros((3,), "float32"), *zeros))[1:]
+    gradients = (of_hidden, of_table) if with_gradients else ()
+    return _loop(unfinished, extend, (0, sums, *gradients))[1:]
 
 
 def _loop(condition, body, state):
@@ -99,23 +119,25 @@ def _loop(condition, body, state):
     return one_by_one(condition, body, state)
 
 
-def _sums(log_p, labels, weights, label_smoothing):
-    """The three sums of `linear_cross_entropy` over a chunk: of log-probabilities `(C, V)` and weights `(C, 1)`."""
-    of_label = ops.take_along_axis(log_p, labels[:, None], axis=-1)
-    loss = -(1.0 - label_smoothing) * of_label
-    if label_smoothing:
-        loss = loss - label_smoothing * ops.mean(log_p, axis=-1, keepdims=True)
-    # A tie is a miss: equal logits predict nothing.
-    hit = ops.equal(ops.sum(ops.cast(log_p >= of_label, "int32"), axis=-1, keepdims=True), 1)
-    values = ops.concatenate([loss, -of_label, ops.cast(hit, "float32")], axis=-1)
-    return ops.sum(values * weights, axis=0)
+def _softmax_cross_entropy(logits, labels):
+    """Of float32 logits `(C, V)`: the cross-entropies `(C,)` and their gradients `p - [v = y]`, `(C, V)`."""
+    if keras.backend.backend() == "tensorflow":
+        from keras_transformer.training.tensorflow import softmax_cross_entropy
+
+        return softmax_cross_entropy(logits, labels)
+    log_p = ops.log_softmax(logits, axis=-1)
+    of_label = ops.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    places = ops.stack([ops.arange(ops.shape(log_p)[0], dtype="int32"), labels], axis=-1)
+    return -of_label, ops.scatter_update(ops.exp(log_p), places, ops.exp(of_label) - 1.0)
 
 
-def _without_label(p, labels, amount):
-    """`p` `(C, V)` with `amount` taken from each row's label."""
-    places = ops.stack([ops.arange(ops.shape(p)[0], dtype="int32"), labels], axis=-1)
-    of_label = ops.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
-    return ops.scatter_update(p, places, of_label - amount)
+def _sums(cross_entropy, of_logits, weights):
+    """The three sums of `linear_cross_entropy` over a chunk, without what smoothing adds, for weights `(C, 1)`."""
+    # The label's own entry is not above 0. A tie is a miss, since equal logits predict nothing; what differs by no more
+    # than rounding is a tie.
+    of_others = ops.max(of_logits, axis=-1)
+    hit = ops.cast(ops.exp(-cross_entropy) > of_others * (1.0 + 1e-5), "float32")
+    return ops.sum(ops.stack([cross_entropy, cross_entropy, hit], axis=-1) * weights, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -128,14 +150,14 @@ class LinearCrossEntropy(SmoothedCrossEntropy):
 
     Args:
         label_smoothing: `e`; the paper's is 0.1.
-        chunk_size: how many tokens' logits live at a time.
+        chunk_size: how many tokens' logits live at a time, or None for the choice of `linear_cross_entropy`.
         tokens_per_batch: as in `SmoothedCrossEntropy`.
     """
 
-    def __init__(self, label_smoothing=0.1, chunk_size=512, name="linear_cross_entropy", **kwargs):
+    def __init__(self, label_smoothing=0.1, chunk_size=None, name="linear_cross_entropy", **kwargs):
         super().__init__(label_smoothing, name=name, **kwargs)
-        if not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be a positive integer. Received: chunk_size={chunk_size}")
+        if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+            raise ValueError(f"`chunk_size` must be a positive integer or None. Received: chunk_size={chunk_size}")
         self.chunk_size = chunk_size
 
     def of_states(self, hidden, table, labels, sample_weight=None, training=True):

@@ -61,6 +61,11 @@ def one_by_one(condition, body, state):
     return tf.while_loop(condition, body, state, parallel_iterations=1)
 
 
+def softmax_cross_entropy(logits, labels):
+    """Cross-entropies `(C,)` and their gradients `(C, V)` in one operation, which takes the place of the logits."""
+    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
+
+
 def relay(like):
     """A function from a list of batches to an iterator over them which a `tf.function` takes for the iterator `like`.
 
