@@ -13,9 +13,10 @@ small           20 times inference of one sequence of 32 positions, as a server 
 limit           no more than the products of matrices in the blocks, of the same shapes, under XLA; for training three
                 times as long, since each product has two in its gradient
 ours, KerasHub  under XLA; "plain" is `tf.function` without XLA, which is how a SavedModel runs; "eager" is neither
-torch           eager, with the fast path of `nn.TransformerEncoder` in inference, the fused Adam, and glibc told to
-                keep freed memory
+torch           eager, with the fast path of `nn.TransformerEncoder` in inference and the fused Adam
 torch.compile   the same, compiled
+
+All keep the memory that they free (`training.keep_freed_memory`).
 
 Printed and written as JSON: medians over the rounds, and medians of each round's ratios to the limit's or another
 contender's time in the same round, which other work on the machine disturbs less than the times.
@@ -60,6 +61,9 @@ def products():
 def limit(args):
     import tensorflow as tf
 
+    from keras_transformer.training import keep_freed_memory
+
+    keep_freed_memory()
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
 
     def weight(rows, columns):
@@ -86,6 +90,9 @@ def keras_blocks(args, ours, mode):
     import keras
     import tensorflow as tf
 
+    from keras_transformer.training import keep_freed_memory
+
+    keep_freed_memory()
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     keras.utils.set_random_seed(1)
     if ours:

@@ -140,29 +140,29 @@ def sinusoids(length, dim):
 
 
 class Transformer(nn.Module):
-    def __init__(self, vocabulary_size, dropout, longest=1024):
+    def __init__(self, vocabulary_size, dropout, longest=1024, layers=LAYERS, heads=HEADS, hidden=HIDDEN, inner=INNER):
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, HIDDEN)  # source, target and output
-        self.register_buffer("positions", sinusoids(longest, HIDDEN), persistent=False)
+        self.embedding = nn.Embedding(vocabulary_size, hidden)  # source, target and output
+        self.register_buffer("positions", sinusoids(longest, hidden), persistent=False)
         self.dropout = nn.Dropout(dropout)
-        shape = {"d_model": HIDDEN, "nhead": HEADS, "dim_feedforward": INNER, "dropout": dropout, "batch_first": True}
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**shape), LAYERS, enable_nested_tensor=False)
-        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**shape), LAYERS)
+        shape = {"d_model": hidden, "nhead": heads, "dim_feedforward": inner, "dropout": dropout, "batch_first": True}
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**shape), layers, enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**shape), layers)
         for module in self.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0  # the layer's argument would drop attention weights too
             elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
                 module.dropout.p = 0.0  # and inside the feed-forward network, where neither the paper nor we drop
-        # The stacks copy one layer: without this all four would start out equal.
+        # The stacks copy one layer: without this all of them would start out equal.
         for name, weight in self.named_parameters():
             if weight.dim() > 1:
                 nn.init.xavier_uniform_(weight)
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
-        nn.init.normal_(self.embedding.weight, std=HIDDEN**-0.5)
+        nn.init.normal_(self.embedding.weight, std=hidden**-0.5)
 
     def embed(self, ids):  # (B, T) -> (B, T, D)
-        return self.dropout(self.embedding(ids) * HIDDEN**0.5 + self.positions[: ids.shape[1]])
+        return self.dropout(self.embedding(ids) * self.embedding.embedding_dim**0.5 + self.positions[: ids.shape[1]])
 
     def encode(self, source):
         padding = source == PAD

@@ -24,6 +24,10 @@ class Turns:
     def _begin(self):
         self.began, self.processor_began, self.done = time.perf_counter(), time.process_time(), []
 
+    def seconds(self):
+        """Since the turn began."""
+        return time.perf_counter() - self.began
+
     def after_first_update(self, **facts):
         """Reports the time since this object was made, and `facts`."""
         self._report(0, **facts)
@@ -35,7 +39,7 @@ class Turns:
             self._report(sum(self.done))
 
     def _report(self, amount, **facts):
-        seconds, of_processor = time.perf_counter() - self.began, time.process_time() - self.processor_began
+        seconds, of_processor = self.seconds(), time.process_time() - self.processor_began
         peak = peak_memory() - self.framework_memory
         report = {"seconds": seconds, "processor_seconds": of_processor, "amount": amount, "peak_memory": peak, **facts}
         print(json.dumps(report), flush=True)

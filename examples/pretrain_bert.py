@@ -146,6 +146,7 @@ def main():
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
+    training.keep_freed_memory()
 
     # TEXT -> TOKENS
     texts = read_texts(args)

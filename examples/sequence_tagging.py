@@ -293,6 +293,7 @@ def run(args, checkpoints):
     except OSError as error:
         raise ValueError(f"--output must be a directory, or a place for one: {error}. Give another.") from error
     keras.utils.set_random_seed(args.seed)
+    training.keep_freed_memory()
 
     # TEXT -> TOKENS
     train, valid, labels = datasets(args)
@@ -366,7 +367,7 @@ def run(args, checkpoints):
             epochs=epochs,
             callbacks=callbacks,
             shuffle=False,
-            verbose=2,
+            verbose=1 if sys.stdout.isatty() else 2,
         )
 
     started, cpu = time.time(), time.process_time()

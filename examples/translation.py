@@ -198,6 +198,7 @@ def run(args, checkpoints):
     except OSError as error:
         raise ValueError(f"--output must be a directory, or a place for one: {error}. Give another.") from error
     keras.utils.set_random_seed(args.seed)
+    training.keep_freed_memory()
     if args.mixed_precision:
         keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}")
 

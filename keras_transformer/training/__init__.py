@@ -5,6 +5,7 @@ from keras_transformer.training.checkpoints import Checkpoints, Place, complete_
 from keras_transformer.training.entity_f1 import EntityF1, entities
 from keras_transformer.training.linear_cross_entropy import LinearCrossEntropy, linear_cross_entropy
 from keras_transformer.training.losses import SmoothedCrossEntropy, smoothed_cross_entropy
+from keras_transformer.training.memory import keep_freed_memory
 from keras_transformer.training.metrics import CrossEntropy, Perplexity, TokenAccuracy
 from keras_transformer.training.resume import BackupAndResume
 from keras_transformer.training.schedules import InverseSquareRoot
@@ -29,6 +30,7 @@ __all__ = [
     "TokenAccuracy",
     "complete_or_absent",
     "entities",
+    "keep_freed_memory",
     "linear_cross_entropy",
     "matrix_product_speed",
     "smoothed_cross_entropy",
