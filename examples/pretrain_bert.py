@@ -62,8 +62,8 @@ def parse_arguments():
     model.add_argument("--length", type=at_least(8), help="pieces of a row (default: 64, with --quick 32)")
     model.add_argument("--dropout", type=at_least(0, float, below=1), default=0.0, help="rate (default: 0)")
     model.add_argument("--batch-size", type=at_least(1), default=32, help="rows of a batch (default: 32)")
-    model.add_argument("--updates", type=at_least(1), help="updates in all (default: 4000, with --quick 60)")
-    model.add_argument("--epoch", type=at_least(1), help="updates between validations (default: 500, quick 30)")
+    model.add_argument("--updates", type=at_least(1), help="updates in all (default: 1500, with --quick 60)")
+    model.add_argument("--epoch", type=at_least(1), help="updates between validations (default: 250, quick 30)")
     model.add_argument("--learning-rate", type=at_least(0, float), default=1e-3, help="its peak (default: 1e-3)")
     model.add_argument("--seed", type=at_least(0, below=2**31), default=1)
     run = parser.add_argument_group("run")
@@ -74,8 +74,8 @@ def parse_arguments():
     args.width = args.width or (64 if args.quick else 128)
     args.length = args.length or (32 if args.quick else 64)
     args.vocabulary_size = args.vocabulary_size or (1000 if args.quick else 6000)
-    args.updates = args.updates or (60 if args.quick else 4000)
-    args.epoch = min(args.epoch or (30 if args.quick else 500), args.updates)
+    args.updates = args.updates or (60 if args.quick else 1500)
+    args.epoch = min(args.epoch or (30 if args.quick else 250), args.updates)
     if args.width % args.heads:
         parser.error(f"--width must be a multiple of --heads, received {args.width} and {args.heads}")
     return args
