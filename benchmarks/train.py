@@ -290,10 +290,8 @@ def main():
             result[f"ratio_to_{name}"] = result["per_second"] / best
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub", "torch")}
     print(f"\n{cpu_model()}, {args.threads} threads, {versions}; matrices multiply at {limit / 1e9:.0f} GFLOP/s")
-    print(
-        f"{args.preset}, batches of {args.batch_tokens} positions a side; tokens are real target tokens; ratios to the"
-    )
-    print("better of a rival's two")
+    print(f"{args.preset}, batches of {args.batch_tokens} positions a side; tokens are real target tokens")
+    print("ratios are to the better of a rival's two")
     widths = {title: max(len(title), 7) + 2 for title in COLUMNS}
     print(f"{'':18}" + "".join(f"{title:>{widths[title]}}" for title in COLUMNS))
     for name, result in results.items():
