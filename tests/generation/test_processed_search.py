@@ -18,6 +18,7 @@ from search_reference import (
     greedy,
     sentences_of,
 )
+from tiers import slow_but
 
 from keras_transformer.generation import (
     AverageLength,
@@ -106,8 +107,14 @@ def test_beam_search_is_that_of_the_processed_model_run_to_the_limit(
         assert_same(hypotheses, beam(model, sentence, limits[sentence], END, reference, num_beams))
 
 
-@each_case
-@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(
+    "case, penalty",
+    [  # each case with one penalty; the rest of the table is slow
+        pytest.param(case, penalty, marks=() if column == row % len(PENALTIES) else pytest.mark.slow)
+        for row, case in enumerate(CASES)
+        for column, penalty in enumerate(PENALTIES)
+    ],
+)
 def test_full_width_is_exhaustive_search(case, penalty):
     length_penalty, reference = PENALTIES[penalty]
     language = Language(3, 4, 4, seed=21)
@@ -147,7 +154,9 @@ def test_greedy_search_and_a_width_of_one(case):
         np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name not in ("prefix", "all")])
+@pytest.mark.parametrize(
+    "case", slow_but(["none", "no_repeat", "warped"], [name for name in CASES if name not in ("prefix", "all")])
+)
 def test_a_sentence_depends_on_no_other(case):
     """Nor on its place. (Prefixes are the sentence's own, and are in the tests above.)"""
     language = Language(5, 7, 7, seed=23)

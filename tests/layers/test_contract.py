@@ -14,6 +14,7 @@ import pytest
 from autodiff import weight_gradients
 from contract_cases import CASES, NOT_LAYERS, T, built, call, cast, constructor, make, outputs, randomised
 from keras import ops
+from tiers import slow_but
 
 from keras_transformer import layers
 
@@ -23,15 +24,15 @@ KERAS_OWNS = {"output_shape", *constructor(keras.layers.Layer), "activity_regula
 # three sublayers of a block 2.4 was measured.
 HALF_PRECISION = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
-each = pytest.mark.parametrize("name", CASES)
+each = pytest.mark.parametrize(
+    "name", slow_but([name for name in CASES if name not in ("encoder block", "decoder block")], CASES)
+)
 FIRST = set({case.layer: name for name, case in reversed(CASES.items())}.values())
 
 
 def first_of_each_layer(names):
     """Quick for the first case of each layer; the others are slow."""
-    return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in names]
-    )
+    return pytest.mark.parametrize("name", slow_but(FIRST & set(names), names))
 
 
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="a fact about TensorFlow")
@@ -344,10 +345,7 @@ def test_lora_of_each_projection_counts(name):
 
 # Keras's `quantize` warns of each layer that has nothing to quantize, its own `InputLayer` too.
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if "block" in name or " of " in name else ()) for name in PROJECTING],
-)
+@pytest.mark.parametrize("name", slow_but(["attention over an axis", "gated feed-forward"], PROJECTING))
 def test_a_quantized_model_is_near_its_own_before_and_is_saved_and_loaded(name, tmp_path):
     case, layer = CASES[name], built(name)
     model = functional(layer, case)

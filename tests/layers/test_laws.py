@@ -11,6 +11,7 @@ from contract_cases import padding, randomised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import ops
+from tiers import slow_but
 
 from keras_transformer.layers import (
     AlibiBias,
@@ -235,6 +236,7 @@ def test_no_query_sees_what_comes_after_it(data):
     check_causality(data, jit=False)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.skipif(BACKEND == "torch", reason="there is no jit to turn on")
 @examples(2)
@@ -289,7 +291,7 @@ def test_no_query_sees_what_comes_after_it_in_any_mix_under_jit(position, dtype)
 # ---- padding, batch, order
 
 
-@examples(12)
+@examples(6)
 @given(any_layers(), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.booleans())
 def test_padding_changes_nothing_real(drawn, batch, length, more, in_front):
     (layer, width), arguments = drawn(), {}
@@ -536,7 +538,7 @@ half = pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 
 
 @half
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", slow_but(["attention", "encoder, norm first", "decoder of parts"], LARGE))
 @pytest.mark.parametrize("is_long", [False, True] if BACKEND == "tensorflow" else [False])
 def test_large_activations_and_much_padding_in_half_precision(name, dtype, is_long):
     choose_path(is_long)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 from masked_attention_numpy import masked_attention, masked_attention_gradients
+from tiers import slow_but
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow's own path", allow_module_level=True)
@@ -177,8 +178,14 @@ def assert_equal(found, expected):
         np.testing.assert_allclose(one, other, err_msg=name, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("dropout", [None, (RATE, SEED)], ids=["whole", "dropped"])
-@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize(
+    "name, dropout",
+    [  # each mask with dropout or without; the rest is slow
+        pytest.param(name, dropout, marks=() if column == row % 2 else pytest.mark.slow, id=f"{name}-{label}")
+        for row, name in enumerate(MASKS)
+        for column, (label, dropout) in enumerate({"whole": None, "dropped": (RATE, SEED)}.items())
+    ],
+)
 def test_equals_the_formula_in_numpy(name, dropout):
     said, visible = MASKS[name]
     factors = 1.0 if dropout is None else kept()
@@ -204,7 +211,7 @@ def test_equals_the_plain_path_with_scores_of_positions(name, part):
 
 
 @compiled_modes
-@each_part
+@pytest.mark.parametrize("part", slow_but(["of the query"], PARTS))
 def test_equals_the_plain_path_when_compiled(part, mode):
     said, position = MASKS["everything"][0], make(part)
     expected = run(plain, said, position, (RATE, SEED))

@@ -71,7 +71,7 @@ def test_dropout_is_the_same_in_both_passes(name, mode):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("mode", ["full", "list_of_layers"])
+@pytest.mark.parametrize("mode", ["full", pytest.param("list_of_layers", marks=pytest.mark.slow)])
 def test_a_model_trains_as_without(mode):
     x = np.random.default_rng(1).integers(1, 11, (3, 7))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from autodiff import gradients
 from keras import ops
+from tiers import slow_but
 
 from keras_transformer import generation
 from keras_transformer.generation.prompts import right_aligned
@@ -67,7 +68,7 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=slow_but(["table, post-norm, scaled", "alternating windows"], VARIANTS))
 def model(request):
     return causal_lm(**VARIANTS[request.param]())
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from tiers import slow_but
 
 from keras_transformer.layers import PositionalEncoding, RotaryEmbedding
 from keras_transformer.models import Classifier, Encoder, MaskedLM, TokenClassifier
@@ -40,7 +41,7 @@ HEADS = {
 }
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
+@pytest.fixture(scope="module", params=slow_but(["BERT", "rotary"], ENCODERS))
 def built(request):
     return ENCODERS[request.param]()
 
@@ -89,7 +90,7 @@ def test_attention_scores_add_up_to_one():
         np.testing.assert_array_equal(numpy(x)[..., T:], 0.0)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", slow_but(["MaskedLM", "Classifier"], HEADS))
 def test_heads(name, tmp_path):
     make, shape = HEADS[name]
     model = make(ENCODERS["BERT"]())
@@ -108,7 +109,7 @@ def test_heads(name, tmp_path):
     np.testing.assert_array_equal(numpy(copy(inputs)), expected)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", slow_but(["BERT", "rotary"], ENCODERS))
 def test_encoders_are_saved(name, tmp_path):
     model = ENCODERS[name]()
     model.save(tmp_path / "model.keras")
@@ -147,7 +148,7 @@ def test_next_sentences():
         MaskedLM(encoder(), next_sentence=True)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", slow_but(["Classifier"], HEADS))
 def test_every_weight_that_is_trained_has_a_gradient(name):
     """Keras warns of those that have none, and a warning is an error here: the pooler is trained where it is used."""
     make, shape = HEADS[name]
@@ -197,6 +198,7 @@ def test_errors_name_what_was_received(make, message):
 
 
 # Keras's `quantize` warns of each layer that has nothing to quantize.
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
 @pytest.mark.filterwarnings("ignore:The use of .x.T. on tensors:UserWarning")  # of PyTorch, in Keras's quantized table

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from tiers import slow_but
 
 from keras_transformer import generation
 from keras_transformer.models import Transformer
@@ -33,18 +34,18 @@ def by_hand(model, source, **keywords):
     return type(found)(*map(ops.convert_to_numpy, found))
 
 
-@pytest.mark.parametrize(
-    "keywords",
-    [
-        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_length": 3, "suppress_tokens": [5, 6]},
-        {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 1},
-        {"prefix_ids": [[7, 8], [9, 4], [4, 4]], "prefix_lengths": [2, 0, 1], "num_beams": 2},
-        {"do_sample": True, "seed": 3, "top_p": 0.9, "top_k": 9, "min_p": 0.01, "temperature": 1.5},
-        {"limits": np.array([5, 1, 3])},
-    ],
-    ids=lambda keywords: next(iter(keywords)),
-)
-def test_generate_takes_the_keywords_of_search(model, source, keywords):
+KEYWORDS = {
+    "penalties": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_length": 3, "suppress_tokens": [5, 6]},
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 1},
+    "prefixes": {"prefix_ids": [[7, 8], [9, 4], [4, 4]], "prefix_lengths": [2, 0, 1], "num_beams": 2},
+    "samples": {"do_sample": True, "seed": 3, "top_p": 0.9, "top_k": 9, "min_p": 0.01, "temperature": 1.5},
+    "limits": {"limits": np.array([5, 1, 3])},
+}
+
+
+@pytest.mark.parametrize("name", slow_but(["prefixes", "samples"], KEYWORDS))
+def test_generate_takes_the_keywords_of_search(model, source, name):
+    keywords = KEYWORDS[name]
     found, expected = (
         f(source, max_length=T, **keywords) for f in (model.generate, lambda *a, **k: by_hand(model, *a, **k))
     )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from autodiff import weight_gradients
 from keras import ops
+from tiers import slow_but
 
 from keras_transformer.layers import GatedFeedForward, MultiHeadAttention, RotaryEmbedding
 from keras_transformer.models import Transformer
@@ -25,7 +26,7 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=slow_but(["pre-norm, two vocabularies", "parts"], VARIANTS))
 def model(request):
     keras.utils.set_random_seed(7)
     return Transformer(V, **{**SIZES, **VARIANTS[request.param]})
@@ -162,6 +163,7 @@ def test_a_functional_model_of_free_length(plain):
     np.testing.assert_allclose(numpy(functional(inputs)), numpy(plain(inputs)), atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="XLA is TensorFlow's and JAX's")
 def test_fit_with_xla_is_fit_without():

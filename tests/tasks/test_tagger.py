@@ -133,7 +133,7 @@ def test_lists_of_words_are_tagged_as_the_same_words_in_a_text(tagger):
     assert tagger([[], ["ba do"], [""]])[1][0][0] == "ba do"
 
 
-@pytest.mark.parametrize("crf", [False, True])
+@pytest.mark.parametrize("crf", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_export_equals_python_in_a_fresh_process(tmp_path, crf):
     tagger = make_tagger(crf)
     texts = [s.encode() for s in sentences(500, seed=9)] + GARBAGE

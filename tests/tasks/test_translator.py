@@ -188,6 +188,7 @@ def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams)
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_export_for_xla_equals_the_plain_graph(tokenizer, tmp_path):
     translator = make_translator(tokenizer, jit_compile=True, max_length=5, num_beams=2)
     texts = sentences(5, seed=2)
@@ -330,6 +331,7 @@ def test_keywords_of_search_count_in_python_and_when_exported(tokenizer, tmp_pat
     assert [t.decode() for t in served] == translator(texts)
 
 
+@pytest.mark.slow
 def test_several_translations_of_each_text(tokenizer):
     several = make_translator(tokenizer, num_return_sequences=3)
     texts = ["", *sentences(9, seed=13)]
@@ -374,7 +376,7 @@ def test_keywords_are_refused_when_given(tokenizer, keywords, error, message):
         make_translator(tokenizer, **keywords)
 
 
-@pytest.mark.parametrize("keywords", [{}, {"no_repeat_ngram_size": 1}])
+@pytest.mark.parametrize("keywords", [pytest.param({}, marks=pytest.mark.slow), {"no_repeat_ngram_size": 1}])
 def test_a_stream_is_the_greedy_translation_in_pieces(tokenizer, keywords):
     translator = make_translator(tokenizer, num_beams=1, max_length=13, **keywords)
     texts = [*sentences(5, seed=15), "", " \t", b"\xff ba", "ba " * 99]

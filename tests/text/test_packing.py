@@ -65,9 +65,15 @@ def expected(dataset):
 
 
 @pytest.mark.parametrize(
-    "count, pool_size, packers_of", [(101, 50_000, 4096), (101, 50_000, 7), (1100, 1024, 100), (1, 5, 4096)]
+    "count, pool_size, packers_of, shuffle, pad_token_id",
+    [
+        (101, 50_000, 4096, False, 0),
+        (101, 50_000, 7, True, 9),
+        (1100, 1024, 100, True, 0),
+        (1100, 1024, 100, False, 9),
+        (1, 5, 4096, True, 9),
+    ],
 )
-@pytest.mark.parametrize("shuffle, pad_token_id", [(False, 0), (True, 9)])
 def test_every_example_once_and_whole(count, pool_size, packers_of, shuffle, pad_token_id, monkeypatch):
     monkeypatch.setattr(module, "EXAMPLES_OF_A_PACKER", packers_of)
     dataset = examples(count)

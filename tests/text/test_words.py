@@ -28,9 +28,13 @@ def decoded(words):
     return [[word.decode() for word in row] for row in words.to_list()]
 
 
+@pytest.fixture(scope="module")
+def splitter():
+    return WordSplitter()
+
+
 @pytest.mark.parametrize("text, expected", CASES)
-def test_words_alone_and_in_a_batch(text, expected):
-    splitter = WordSplitter()
+def test_words_alone_and_in_a_batch(splitter, text, expected):
     assert decoded(splitter([text]).words) == [expected]
     assert decoded(splitter(["ba do", text, ""]).words) == [["ba", "do"], expected, []]
 

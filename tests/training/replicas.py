@@ -64,6 +64,18 @@ def trained(make, strategy):
     return {**{f"weight-{i:03d}": w for i, w in enumerate(model.get_weights())}, **history}
 
 
+def refusal_of_accumulation(strategy):
+    """What `fit` says to accumulated gradients under two replicas."""
+    with strategy.scope():
+        model, (x, y, weights) = translator(SmoothedCrossEntropy())
+        model.compile(keras.optimizers.SGD(0.5, gradient_accumulation_steps=2), SmoothedCrossEntropy())
+    try:
+        model.fit(x, y, sample_weight=weights, batch_size=BATCH, verbose=0)
+    except ValueError as error:
+        return str(error)
+    return "not refused"
+
+
 def main(directory, *names):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -71,6 +83,7 @@ def main(directory, *names):
     for name in names or CASES:
         for replicas, strategy in {1: tf.distribute.get_strategy(), 2: two}.items():
             np.savez(Path(directory) / f"{name}-{replicas}.npz", **trained(CASES[name], strategy))
+    (Path(directory) / "refusal.txt").write_text(refusal_of_accumulation(two))
 
 
 if __name__ == "__main__":

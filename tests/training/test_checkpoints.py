@@ -5,6 +5,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from keras_transformer.layers import Dropout
 from keras_transformer.training import Checkpoints, Place, complete_or_absent
@@ -127,7 +128,10 @@ class StopInValidation(keras.callbacks.Callback):
         raise KeyboardInterrupt("stop")
 
 
-@pytest.mark.parametrize("hook", ["on_test_begin", "on_test_batch_end", "on_test_end", "on_epoch_end"])
+HOOKS = ["on_test_begin", "on_test_batch_end", "on_test_end", "on_epoch_end"]
+
+
+@pytest.mark.parametrize("hook", slow_but(["on_test_batch_end", "on_epoch_end"], HOOKS))
 def test_an_epoch_stopped_in_validation_is_whole(tmp_path, uninterrupted, hook):
     model, checkpoints = compiled(seed=1), Checkpoints(tmp_path)
     x, y = data()

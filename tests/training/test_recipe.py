@@ -35,8 +35,15 @@ def fitted(model, batch_size, epochs=1, **arguments):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("loss", [SmoothedCrossEntropy, LinearCrossEntropy])
+@pytest.mark.parametrize(
+    "loss, dtype",
+    [
+        (SmoothedCrossEntropy, "float32"),
+        (LinearCrossEntropy, "mixed_float16"),
+        pytest.param(SmoothedCrossEntropy, "mixed_float16", marks=pytest.mark.slow),
+        pytest.param(LinearCrossEntropy, "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_four_batches_of_8_are_one_of_32(loss, dtype):
     def accumulated(loss):
         return fitted(model_of(loss, keras.optimizers.SGD(0.3, gradient_accumulation_steps=4), dtype), 8)

@@ -16,7 +16,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("replicas")
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("replicas.py"), directory],
@@ -25,6 +25,11 @@ def trained(tmp_path_factory):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture
+def trained(directory):
     return lambda case, replicas: np.load(directory / f"{case}-{replicas}.npz")
 
 
@@ -49,3 +54,9 @@ def test_training_changes_the_weights(trained):
 
 def test_replicas_train_with_dropout(trained):
     assert all(np.isfinite(trained("dropout", 2)[name]).all() for name in trained("dropout", 2).files)
+
+
+def test_accumulated_gradients_are_refused(directory):
+    refusal = (directory / "refusal.txt").read_text()
+    assert "Received: gradient_accumulation_steps=2 with 2 replicas" in refusal
+    assert "keras.RematScope" in refusal and "keras.distribution" in refusal

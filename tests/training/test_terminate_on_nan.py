@@ -130,6 +130,14 @@ def test_the_fused_loss_makes_no_logits(monkeypatch):
         fit(model, {"encoder_token_ids": ids, "decoder_token_ids": ids}, y=ids)
 
 
+def test_a_weight_of_a_token_is_named():
+    model = Transformer(17, num_layers=1, num_heads=1, hidden_dim=5, intermediate_dim=7)
+    ids, weights = np.ones((ROWS, 3), "int32"), np.ones((ROWS, 3), "float32")
+    weights[BROKEN, 2] = np.nan
+    with pytest.raises(FloatingPointError, match=r"nan at step 5 .*the data: sample weights is nan at \[1, 2\]"):
+        fit(model, {"encoder_token_ids": ids, "decoder_token_ids": ids}, y=ids, sample_weight=weights)
+
+
 def test_an_overflow_that_loss_scaling_skips_is_counted_and_no_end():
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -1,0 +1,11 @@
+"""Which cases of a table run at every commit: the rest, that differs from them in little, is slow."""
+
+import pytest
+
+
+def slow_but(quick, names):
+    """`names` as parameters, of which those not in `quick` are marked slow."""
+    missing = set(quick) - set(names)
+    if missing:
+        raise ValueError(f"`quick` must be among {list(names)}. Received: {sorted(missing)}")
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
