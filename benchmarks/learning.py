@@ -12,6 +12,7 @@ the same command does the runs that are missing. At the end there is a picture o
 """
 
 import argparse
+import concurrent.futures
 import importlib.metadata
 import json
 import os
@@ -38,6 +39,7 @@ def parse_arguments():
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--batch-tokens", type=int, default=2048, help="positions of a batch, padding included")
     parser.add_argument("--seeds", type=int, default=3, help="so many seeds, from 1")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of the ways, to run now")
     parser.add_argument("--output", default="runs/benchmarks/learning", help="directory of results and picture")
     parser.add_argument("--run", nargs=2, metavar=("WAY", "SEED"), help=argparse.SUPPRESS)
@@ -120,6 +122,12 @@ def report(results):
         print(f"{way:22}{each:>40}{statistics.mean(values):>8.4f}{distance:>+10.4f}{chance:>8.4f}")
 
 
+def in_a_process(way, seed):
+    command = [sys.executable, __file__, *sys.argv[1:], "--run", way, seed]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main():
     args = parse_arguments()
     if args.run:
@@ -140,21 +148,22 @@ def main():
         if any(record[name] != value for name, value in settings.items()):
             sys.exit(f"error: {path} holds runs with other settings. Give another --output, or the settings in it.")
     results = record["results"]
-    for seed in range(1, args.seeds + 1):
-        for way in args.ways:
-            if str(seed) in results.get(way, {}):
-                continue
-            print(f"{way}, seed {seed} ...", flush=True)
-            done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--run", way, str(seed)],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            results.setdefault(way, {})[str(seed)] = json.loads(done.stdout.splitlines()[-1])
+    missing = [
+        (way, str(seed))
+        for seed in range(1, args.seeds + 1)
+        for way in args.ways
+        if str(seed) not in results.get(way, {})
+    ]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        runs = {pool.submit(in_a_process, *run): run for run in missing}
+        for done in concurrent.futures.as_completed(runs):
+            way, seed = runs[done]
+            results.setdefault(way, {})[seed] = done.result()
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(record, indent=1) + "\n")
             os.replace(partial, path)
+            print(f"{way}, seed {seed}: {results[way][seed]['validation'][-1]:.4f}", flush=True)
+    results = {way: dict(sorted(results[way].items())) for way in WAYS if way in results}
     print(f"{record['cpu']}, {versions}; tiny, {args.updates} updates of {args.batch_tokens} positions")
     report(results)
     plot(results, args.updates, output / "learning.png")

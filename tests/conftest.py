@@ -1,8 +1,14 @@
 """What all tests share: the reference code in reach, and one seed for each test."""
 
 import gc
+import os
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many processes as cores: threads beside them take turns with them.
+    for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 import keras
 import pytest
