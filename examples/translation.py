@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from keras_transformer import generation, models, tasks, text, training, visualization
 
-POOL_SIZE = 50_000  # pairs that are sorted by length together
+POOL_SIZE = 100_000  # pairs that are sorted by length together
 
 
 class Parser(argparse.ArgumentParser):
@@ -235,7 +235,7 @@ def run(args, checkpoints):
             examples(train),
             args.batch_tokens,
             lengths,
-            POOL_SIZE,
+            pool_size=POOL_SIZE,
             seed=args.seed,
             pad_token_id=tokenizer.pad_token_id,
             initial_epoch=place.epoch,

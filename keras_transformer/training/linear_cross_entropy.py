@@ -56,9 +56,7 @@ def linear_cross_entropy(hidden, table, labels, weights, label_smoothing=0.1, ch
 def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gradients):
     """The three sums, and with gradients also those of the first sum, float32 `(N, D)` and `(V, D)`.
 
-    A chunk costs three products, the softmax, and a pass for the largest probability. All that smoothing does is done
-    for all tokens at once, outside of the chunks and in float32: to a token's loss it adds `e (z_y - mean z)`, to the
-    gradient of its logits `e [v = y] - e/V`, which is nothing in half precision for a large `V`.
+    A chunk costs three products, the softmax, and a pass for the largest probability; smoothing is added before.
     """
     tokens, dim = ops.shape(hidden)[0], hidden.shape[1]
     chunks = -(-tokens // chunk_size)
@@ -70,18 +68,7 @@ def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gra
     weights = weights[:, None]
     weighted = weights * ops.cast(hidden, "float32")
     kernel = ops.cast(table, hidden.dtype)
-    sums = ops.zeros((3,), "float32")
-    of_hidden = of_table = None
-    if with_gradients:
-        of_hidden, of_table = ops.zeros(ops.shape(hidden), "float32"), ops.zeros(table.shape, "float32")
-    if label_smoothing:
-        table = ops.cast(table, "float32")
-        of_label, of_mean = ops.take(table, labels, axis=0), ops.mean(table, axis=0)
-        sums = ops.stack([ops.sum(weighted * (of_label - of_mean)), 0.0, 0.0]) * label_smoothing
-        if with_gradients:
-            of_hidden = (label_smoothing * weights) * (of_label - of_mean)
-            of_table = ops.segment_sum(label_smoothing * weighted, labels, num_segments=table.shape[0])
-            of_table = of_table - label_smoothing / table.shape[0] * ops.sum(weighted, axis=0)
+    before = _of_smoothing(weights, weighted, table, labels, label_smoothing, with_gradients)
 
     def unfinished(chunk, *_):
         return chunk < chunks
@@ -106,8 +93,29 @@ def _sweep(hidden, table, labels, weights, label_smoothing, chunk_size, with_gra
             gradients = ops.slice_update(of_hidden, (start, 0), of_x), of_table + ops.cast(of_kernel, "float32")
         return chunk + 1, sums, *gradients
 
-    gradients = (of_hidden, of_table) if with_gradients else ()
-    return _loop(unfinished, extend, (0, sums, *gradients))[1:]
+    return _loop(unfinished, extend, (0, *before))[1:]
+
+
+def _of_smoothing(weights, weighted, table, labels, label_smoothing, with_gradients):
+    """What smoothing adds to the results of `_sweep`, for all tokens at once and in float32: zero without.
+
+    It is `e (z_y - mean z)` for a token's loss, and `e [v = y] - e/V` for the gradient of its logits, which is nothing
+    in half precision for a large `V`.
+
+    Args:
+        weights: `(N, 1)`. weighted: they times the hidden states, `(N, D)`.
+    """
+    if not label_smoothing:
+        shapes = [(3,), ops.shape(weighted), table.shape] if with_gradients else [(3,)]
+        return [ops.zeros(shape, "float32") for shape in shapes]
+    table = ops.cast(table, "float32")
+    of_label, of_mean = ops.take(table, labels, axis=0), ops.mean(table, axis=0)
+    sums = ops.stack([ops.sum(weighted * (of_label - of_mean)), 0.0, 0.0]) * label_smoothing
+    if not with_gradients:
+        return [sums]
+    of_hidden = (label_smoothing * weights) * (of_label - of_mean)
+    of_table = ops.segment_sum(label_smoothing * weighted, labels, num_segments=table.shape[0])
+    return [sums, of_hidden, of_table - label_smoothing / table.shape[0] * ops.sum(weighted, axis=0)]
 
 
 def _loop(condition, body, state):
