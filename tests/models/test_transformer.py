@@ -428,6 +428,16 @@ def test_fit_evaluate_and_predict_with_keras_callbacks(tmp_path):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras makes the optimizer's state first")
+def test_the_step_of_training_is_traced_once():
+    model, traces = transformer(num_layers=1), []
+    model.compile("adam", SmoothedCrossEntropy(), jit_compile=False)
+    compute_loss = model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: traces.append(1) or compute_loss(*args, **kwargs)
+    model.fit(inputs(), ids(B, T), verbose=0)
+    assert len(traces) == 1
+
+
 # --- Errors ---
 
 
