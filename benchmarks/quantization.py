@@ -33,7 +33,6 @@ WAYS = {
     "float16": {"dtype": "float16"},
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"quantize": "int8"},
-    "int8, float16": {"quantize": "int8", "dtype": "float16"},
 }
 
 
@@ -100,7 +99,7 @@ def main():
     print(
         f"{cpu_model()}, {versions}; {model.count_params():,} parameters, {len(sources)} sentences, batches of ", end=""
     )
-    print(f"{args.batch_size}, {args.num_beams} beams, {bleu.get_signature()}")
+    print(f"{args.batch_size}, {args.num_beams} beams, BLEU of {tokenize!r} tokens")
     print(f"{'':16}{'MB':>8}{'BLEU':>8}{'changed':>9}{'sentences/s':>13}{'to float32':>12}")
     for name, result in results.items():
         found = result.pop("translations")
