@@ -33,7 +33,7 @@ def parse_arguments():
     parser.add_argument("--vocabulary", required=True, help="a SentencePiece model; learned if it is missing")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="positions of a batch, padding included")
     parser.add_argument("--pool-size", type=int, default=10_000, help="pairs that are sorted or packed together")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--updates", type=int, default=10, help="updates of a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", default="runs/benchmarks", help="directory of the dated JSON file")
@@ -44,7 +44,7 @@ def parse_arguments():
 def multiplied(file, copies, folder):
     """A plain file with so many copies of the lines of `file`."""
     with (gzip.open if file.endswith(".gz") else open)(file, "rb") as lines:
-        content = lines.read()
+        content = lines.read().rstrip(b"\n") + b"\n"
     path = Path(folder) / Path(file).name.removesuffix(".gz")
     with open(path, "wb") as result:
         for _ in range(copies):

@@ -35,8 +35,8 @@ def parse_arguments():
     for name in ("source", "target", "valid-source", "valid-target"):
         parser.add_argument(f"--{name}", required=True, help="sentences, one a line, plain or .gz")
     parser.add_argument("--vocabulary", required=True, help="a SentencePiece model; learned if it is missing")
-    parser.add_argument("--updates", type=int, default=500)
-    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument("--batch-tokens", type=int, default=2048, help="positions of a batch, padding included")
     parser.add_argument("--seeds", type=int, default=3, help="so many seeds, from 1")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")

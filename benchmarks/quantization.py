@@ -9,6 +9,7 @@ seconds are the medians of the rounds after the first, in which XLA compiles.
 """
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import os
@@ -27,6 +28,7 @@ import tensorflow as tf
 from translation_control import cpu_model
 
 from keras_transformer import tasks, text
+from keras_transformer.tasks.batches import of_like_length
 
 WAYS = {
     "float32": {},
@@ -47,7 +49,7 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--num-beams", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--output", default="runs/benchmarks", help="directory of the JSON file")
+    parser.add_argument("--output", default="runs/benchmarks", help="directory of the dated JSON file")
     return parser.parse_args()
 
 
@@ -74,8 +76,7 @@ def main():
     model = keras.models.load_model(directory / "translation.keras")
     translator = tasks.Translator(model, tokenizer, num_beams=args.num_beams)
     sources, references = sentences(args)
-    order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
-    cuts = [order[i : i + args.batch_size] for i in range(0, len(order), args.batch_size)]
+    cuts = of_like_length(sources, args.batch_size, 0, "sentence")
     batches = [(rows, tf.constant([sources[i] for i in rows])) for rows in cuts]
     tokenize = "char" if not args.source else "none" if args.tokenized else "13a"
     bleu = sacrebleu.BLEU(tokenize=tokenize, force=args.tokenized)
@@ -96,10 +97,8 @@ def main():
                     result["seconds"].append(time.perf_counter() - began)
     exact = results["float32"]["translations"]
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")}
-    print(
-        f"{cpu_model()}, {versions}; {model.count_params():,} parameters, {len(sources)} sentences, batches of ", end=""
-    )
-    print(f"{args.batch_size}, {args.num_beams} beams, BLEU of {tokenize!r} tokens")
+    print(f"{cpu_model()}, {versions}; {model.count_params():,} parameters, {len(sources)} sentences")
+    print(f"batches of {args.batch_size}, {args.num_beams} beams, BLEU of {tokenize!r} tokens")
     print(f"{'':16}{'MB':>8}{'BLEU':>8}{'changed':>9}{'sentences/s':>13}{'to float32':>12}")
     for name, result in results.items():
         found = result.pop("translations")
@@ -111,7 +110,7 @@ def main():
             f"{name:16}{result['megabytes']:>8.1f}{result['bleu']:>8.2f}{result['changed']:>9.1%}"
             f"{result['per_second']:>13.1f}{ratio:>12.2f}"
         )
-    path = Path(args.output) / "quantization.json"
+    path = Path(args.output) / f"quantization-{datetime.date.today().isoformat()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"cpu": cpu_model(), "versions": versions, **vars(args), "results": results}
     path.write_text(json.dumps(record, indent=1) + "\n")

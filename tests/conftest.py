@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # There are as many processes as cores: threads beside them take turns with them.
+    # The processes fill the cores: more threads in each would only take turns.
     for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
 

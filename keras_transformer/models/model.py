@@ -20,7 +20,7 @@ class Model(QuantizableModel):
             check_optimizer(self.optimizer, self.distribute_strategy)
             if self.built and self.optimizer and not self.optimizer.built:
                 # Else the first step makes the optimizer's variables while it is traced, one graph for each, and
-                # TensorFlow traces it once more: twice the time until training begins.
+                # TensorFlow traces it once more: training begins much later.
                 with self.distribute_strategy.scope():
                     self.optimizer.build(self.trainable_variables)
         return super().fit(*args, **kwargs)

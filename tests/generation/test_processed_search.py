@@ -18,7 +18,7 @@ from search_reference import (
     greedy,
     sentences_of,
 )
-from tiers import slow_but
+from tiers import slow_but, slow_but_one_a_row
 
 from keras_transformer.generation import (
     AverageLength,
@@ -107,14 +107,7 @@ def test_beam_search_is_that_of_the_processed_model_run_to_the_limit(
         assert_same(hypotheses, beam(model, sentence, limits[sentence], END, reference, num_beams))
 
 
-@pytest.mark.parametrize(
-    "case, penalty",
-    [  # each case with one penalty; the rest of the table is slow
-        pytest.param(case, penalty, marks=() if column == row % len(PENALTIES) else pytest.mark.slow)
-        for row, case in enumerate(CASES)
-        for column, penalty in enumerate(PENALTIES)
-    ],
-)
+@pytest.mark.parametrize("case, penalty", slow_but_one_a_row(CASES, PENALTIES))
 def test_full_width_is_exhaustive_search(case, penalty):
     length_penalty, reference = PENALTIES[penalty]
     language = Language(3, 4, 4, seed=21)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 from masked_attention_numpy import masked_attention, masked_attention_gradients
-from tiers import slow_but
+from tiers import slow_but, slow_but_one_a_row
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow's own path", allow_module_level=True)
@@ -178,15 +178,9 @@ def assert_equal(found, expected):
         np.testing.assert_allclose(one, other, err_msg=name, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "name, dropout",
-    [  # each mask with dropout or without; the rest is slow
-        pytest.param(name, dropout, marks=() if column == row % 2 else pytest.mark.slow, id=f"{name}-{label}")
-        for row, name in enumerate(MASKS)
-        for column, (label, dropout) in enumerate({"whole": None, "dropped": (RATE, SEED)}.items())
-    ],
-)
-def test_equals_the_formula_in_numpy(name, dropout):
+@pytest.mark.parametrize("name, drops", slow_but_one_a_row(MASKS, [False, True]))
+def test_equals_the_formula_in_numpy(name, drops):
+    dropout = (RATE, SEED) if drops else None
     said, visible = MASKS[name]
     factors = 1.0 if dropout is None else kept()
     expected = [masked_attention(QUERY, KEY, VALUE, visible, kept=factors)[0]]
@@ -196,14 +190,7 @@ def test_equals_the_formula_in_numpy(name, dropout):
         assert_equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    "name, part",
-    [  # each mask with one part; the rest of the table is slow
-        pytest.param(name, part, marks=() if column == row % len(PARTS) else pytest.mark.slow)
-        for row, name in enumerate(MASKS)
-        for column, part in enumerate(PARTS)
-    ],
-)
+@pytest.mark.parametrize("name, part", slow_but_one_a_row(MASKS, PARTS))
 def test_equals_the_plain_path_with_scores_of_positions(name, part):
     said, position = MASKS[name][0], make(part)
     expected = run(plain, said, position, (RATE, SEED))

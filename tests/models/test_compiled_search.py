@@ -39,9 +39,9 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(["beams"], SEARCHES))
-def test_a_compiled_search_finds_the_same(model, name):
-    keywords = SEARCHES[name]
+@pytest.mark.parametrize("case", slow_but(["beams"], SEARCHES))
+def test_a_compiled_search_finds_the_same(model, case):
+    keywords = SEARCHES[case]
     found = model.generate(source(3, 7), jit_compile=True, **keywords)
     expected = model.generate(source(3, 7), **keywords)
     for name, x in found._asdict().items():
