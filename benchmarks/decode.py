@@ -22,6 +22,7 @@ float32 in the same round. Then how long a token takes at step 16 and at step 25
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -117,14 +118,18 @@ def ours(args, signature="serving_default", **export):
         def detokenize(self, ids):
             return tf.strings.reduce_join(tf.strings.as_string(ids), axis=-1, separator=" ")
 
+    @functools.cache
+    def exported(beams):
+        with tempfile.TemporaryDirectory() as directory:
+            translator = tasks.Translator(model, Numbers(), num_beams=beams, max_length=TARGET)
+            translator.export(Path(directory) / "model", jit_compile=signature == "serving_default", **export)
+            return tf.saved_model.load(str(Path(directory) / "model"))
+
     model, jobs = base_model(args), {}
     for name, (batch, beams) in CELLS.items():
         if name not in args.cells:
             continue
-        with tempfile.TemporaryDirectory() as directory:
-            translator = tasks.Translator(model, Numbers(), num_beams=beams, max_length=TARGET)
-            translator.export(Path(directory) / "model", jit_compile=signature == "serving_default", **export)
-            loaded = tf.saved_model.load(str(Path(directory) / "model"))
+        loaded = exported(beams)
         texts = tf.constant([" ".join(map(str, row)) for row in sources(args, batch)])
 
         def job(loaded=loaded, texts=texts):

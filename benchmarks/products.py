@@ -1,4 +1,4 @@
-"""The products of a decoding step with their weights, in other forms, under XLA in one interleaved run.
+"""The products of a decoding step with their weights, in other forms, in one interleaved run.
 
     python benchmarks/products.py --rows 1 4
 
@@ -50,6 +50,18 @@ def in_parts(count):
     )
 
 
+def left(parts):
+    """Kernels transposed, in so many parts one after another, by the states transposed: `layers/carried_kernels.py`."""
+
+    def product(x, matrix, *bias):
+        size, width = matrix.shape
+        rows = tf.tile(tf.transpose(x)[None], [parts, 1, 1])
+        y = tf.transpose(tf.reshape(tf.matmul(tf.reshape(matrix, [parts, -1, width]), rows), [size, -1]))
+        return y + bias[0] if bias else y
+
+    return product
+
+
 def bias(matrix):
     return tf.fill(matrix.shape[1:], 0.01)
 
@@ -68,6 +80,11 @@ FORMS = {
         lambda w: [tf.transpose(w), -bias(w)],
         lambda x, w, b: tf.matmul(x, tf.transpose(w)) - b,
     ),
+    "on the left": (lambda w: [tf.transpose(w)], left(1)),
+    "on the left, bias": (lambda w: [tf.transpose(w), bias(w)], left(1)),
+    "on the left, in halves": (lambda w: [tf.transpose(w)], left(2)),
+    "on the left, in halves, bias": (lambda w: [tf.transpose(w), bias(w)], left(2)),
+    "on the left, in quarters": (lambda w: [tf.transpose(w)], left(4)),
     "in 4 parts": in_parts(4),
     "in 16 parts": in_parts(16),
     "row by row": (
@@ -87,6 +104,7 @@ FORMS = {
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="of the states")
+    parser.add_argument("--no-xla", action="store_true", help="a plain graph in place of a compiled one")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="of matrices")
     parser.add_argument("--steps", type=int, default=8, help="of the loop")
@@ -96,12 +114,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def make_job(form, matrices, rows, steps):
+def make_job(form, matrices, rows, steps, xla):
     carry, product = FORMS[form]
     carried = [[tf.Variable(part) for part in carry(matrix)] for matrix in matrices]
     width = matrices[0].shape[0]
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=xla or None, autograph=False)
     def multiply(x):
         def step(index, x, carried):
             total = x
@@ -127,7 +145,7 @@ def main():
             for form in args.forms:
                 if form == "row by row" and rows == 1:
                     continue
-                jobs[name, rows, form] = make_job(form, matrices, rows, args.steps)
+                jobs[name, rows, form] = make_job(form, matrices, rows, args.steps, not args.no_xla)
                 jobs[name, rows, form]()  # compiles
     times = {job: [] for job in jobs}
     for _ in range(args.rounds):
@@ -138,11 +156,13 @@ def main():
     record = {
         "cpu": cpu_model(),
         "threads": args.threads,
+        "xla": not args.no_xla,
         "tensorflow": importlib.metadata.version("tensorflow"),
         "rounds": args.rounds,
         "results": [],
     }
-    print(f"{record['cpu']}, {args.threads} threads, TensorFlow {record['tensorflow']}, {args.rounds} rounds")
+    way = "a plain graph" if args.no_xla else "XLA"
+    print(f"{record['cpu']}, {args.threads} threads, TensorFlow {record['tensorflow']}, {way}, {args.rounds} rounds")
     for (name, rows, form), ms in times.items():
         size = sum(4 * k * n for k, n in SETS[name])
         result = {"set": name, "rows": rows, "form": form, "ms": statistics.median(ms), "least_ms": min(ms)}

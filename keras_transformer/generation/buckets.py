@@ -5,24 +5,32 @@ from keras import ops
 LARGEST = 2**30
 
 
-def bucket(size, least=1):
-    """The smallest power of two that is neither below `size` nor below `least`, itself one.
+def bucket(size, least=1, steps=1):
+    """The smallest bucket that holds `size`: `least` times a power of two, or one of `steps` from there to the next.
 
     Args:
         size: an integer, or a scalar tensor inside a graph.
+        least: the smallest bucket, a multiple of `steps`.
+        steps: buckets for each doubling.
 
     >>> from keras_transformer.generation.buckets import bucket
-    >>> bucket(0), bucket(5), bucket(8), bucket(5, least=16)
-    (1, 8, 8, 16)
+    >>> bucket(0), bucket(5), bucket(8), bucket(5, least=16), bucket(20, 16, steps=2), bucket(33, 16, steps=2)
+    (1, 8, 8, 16, 24, 48)
     """
+    buckets = _buckets(least, steps)
     if isinstance(size, int):
-        return max(least, 1 << max(size - 1, 0).bit_length())
-    result = ops.convert_to_tensor(least, size.dtype)
-    power = least
-    while power < LARGEST:
-        result = ops.where(size > power, ops.cast(2 * power, size.dtype), result)
-        power *= 2
+        return next(found for found in buckets if found >= size)
+    result = ops.convert_to_tensor(next(buckets), size.dtype)
+    for larger in buckets:
+        result = ops.where(size > result, ops.cast(larger, size.dtype), result)
     return result
+
+
+def _buckets(least, steps):
+    while least <= LARGEST:
+        for step in range(steps):
+            yield least + least * step // steps
+        least *= 2
 
 
 def padded(x, sizes, value=0):

@@ -38,11 +38,12 @@ def best_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         ids: (N, C) int32.
     """
     logits = without_nan(logits)
-    log_p = ops.log_softmax(logits)
+    largest = ops.max(logits, axis=-1, keepdims=True)
     if count == 1:  # two reductions cost less than a sort
-        ids = ops.argmax(logits, axis=-1, keepdims=True)
-        log_p = ops.max(log_p, axis=-1, keepdims=True)
+        best, ids = largest, ops.argmax(logits, axis=-1, keepdims=True)
     else:
         # Take no slice of what comes back: XLA then no longer sees a top_k, and sorts all of V.
-        log_p, ids = ops.top_k(log_p, min(count, logits.shape[-1]))
+        best, ids = ops.top_k(logits, min(count, logits.shape[-1]))
+    # Of the softmax only what was chosen: a pass over all of V costs as much as a part of the product with the table.
+    log_p = best - largest - ops.log(ops.sum(ops.exp(logits - largest), axis=-1, keepdims=True))
     return ops.where(ops.isnan(log_p), -float("inf"), log_p), ops.cast(ids, "int32")

@@ -29,7 +29,7 @@ from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.masks import Visibility, causal
 from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_position_part, shared_config
-from keras_transformer.layers.projection import as_matrix, project
+from keras_transformer.layers.projection import project
 from keras_transformer.layers.quantized import QuantizableLayer
 from keras_transformer.layers.rematerialization import Rematerialized, as_a_whole
 from keras_transformer.layers.results import pack
@@ -308,30 +308,19 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         keys, values = self._project_source(value, value if key is None else key, positions)
         return {"key": ops.swapaxes(keys, 1, 2), "value": ops.swapaxes(values, 1, 2)}
 
-    def with_matrices(self, cache):
-        """The cache with the layer's kernels in it as matrices, as they are now: for a loop that does not change them.
-
-        The loop then carries what each of its steps would bring into shape (see `projection.as_matrix`).
-        """
-        layers = {"query": (self._query_dense, 1), "output": (self._output_dense, 2)}
-        if "position" in cache:
-            layers |= {"key": (self._key_dense, 1), "value": (self._value_dense, 1)}
-        return {**cache, "matrices": {name: as_matrix(*layer) for name, layer in layers.items()}}
-
-    def _project_source(self, value, key, positions, matrices=None):
+    def _project_source(self, value, key, positions):
         """Keys `(B, S, G, K)` and values `(B, S, G, V)`."""
-        matrices = matrices or {}
         if positions is None and self.position is not None:
             positions = ops.arange(self._axes.length(ops.shape(key)))
-        values = project(self._value_dense, value, 1, matrix=matrices.get("value"))
-        return self._placed(self._key_dense, key, positions, matrices.get("key")), self._axes.flatten(values)
+        values = project(self._value_dense, value)
+        return self._placed(self._key_dense, key, positions), self._axes.flatten(values)
 
-    def _placed(self, dense, inputs, positions, matrix=None):
+    def _placed(self, dense, inputs, positions):
         """Queries or keys `(B, T, H, K)` of `inputs` that know their place, if it is for the position part to say."""
         if hasattr(self.position, "add"):
             told = self.position.add(self._axes.flatten(inputs), positions)
             inputs = self._axes.unflatten(told, ops.shape(inputs)[:-1])
-        projected = self._axes.flatten(project(dense, inputs, 1, matrix=matrix))
+        projected = self._axes.flatten(project(dense, inputs))
         return self.position.rotate(projected, positions) if hasattr(self.position, "rotate") else projected
 
     def call(
@@ -385,10 +374,9 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         # What there is to attend to. Rows that share a row of the cache attend to it side by side.
         rows = query_dims[0]
         batch = rows if cache is None else ops.shape(cache["key"])[0]
-        matrices = {} if cache is None else cache.get("matrices", {})
         if not is_memory:
             keys, values = self._project_source(
-                value, value if key is None else key, query_positions if is_written else key_positions, matrices
+                value, value if key is None else key, query_positions if is_written else key_positions
             )
         if is_written:
             num_beams = sharing(rows, batch)
@@ -425,7 +413,7 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
             patterns=tuple(seen_by_position),
         )
 
-        queries = self._placed(self._query_dense, query, query_positions, matrices.get("query"))
+        queries = self._placed(self._query_dense, query, query_positions)
         queries = queries * ops.cast(1.0 / math.sqrt(self.key_dim), queries.dtype)
         if cache is None:
             heads, scores = self._attend(
@@ -441,10 +429,10 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
 
         heads = self._axes.unflatten(heads, query_dims)
         if self.use_gate:
-            heads = heads * project(self._gate_dense, query, 1)
+            heads = heads * project(self._gate_dense, query)
         if return_attention_scores:
             scores = self._axes.unflatten_scores(scores, query_dims, source_dims)
-        return pack(project(self._output_dense, heads, 2, matrix=matrices.get("output")), scores, cache)
+        return pack(project(self._output_dense, heads), scores, cache)
 
     def _attend(self, query, key, value, visibility, training, return_scores, from_zero):
         """The heads' sums `(B, T, H, V)` and their weights, or None; by the path that suits the call."""

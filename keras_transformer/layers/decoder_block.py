@@ -4,6 +4,7 @@ import keras
 
 from keras_transformer.layers.block import Block
 from keras_transformer.layers.masks import keras_mask
+from keras_transformer.layers.quantized import sublayers
 from keras_transformer.layers.rematerialization import as_a_whole
 from keras_transformer.layers.results import pack
 
@@ -73,9 +74,20 @@ class DecoderBlock(Block):
             cache["cross"] = self._cross_attention_layer.project_memory(encoder_sequence)
         return cache
 
-    def with_matrices(self, cache):
-        """The cache for a loop that does not change the weights: `MultiHeadAttention.with_matrices` of each."""
-        return {name: getattr(self, f"_{name}_attention_layer").with_matrices(part) for name, part in cache.items()}
+    def step_projections(self):
+        """The `Dense` and `EinsumDense` layers that a call with a cache goes through.
+
+        The encoder's keys and values are in the cache.
+        """
+        cross = self._cross_attention_layer
+        made_before = () if cross is None else (cross._key_dense, cross._value_dense)
+        return [
+            layer
+            for _, layer in sublayers(self)
+            if isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense))
+            and layer.built  # a part that was handed in is only the pattern of the one that is called
+            and not any(layer is other for other in made_before)
+        ]
 
     def call(
         self,

@@ -71,10 +71,10 @@ class FeedForward(Rematerialized, QuantizableLayer):
     def call(self, inputs, training=None):
         x = self._intermediate(inputs)
         x = self._dropout(x, training=training)
-        return project(self._output_dense, x, 1)
+        return project(self._output_dense, x)
 
     def _intermediate(self, inputs):
-        return project(self._intermediate_dense, inputs, 1, self.activation)
+        return project(self._intermediate_dense, inputs, self.activation)
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
@@ -121,5 +121,5 @@ class GatedFeedForward(FeedForward):
         super().build(inputs_shape)
 
     def _intermediate(self, inputs):
-        gate = project(self._gate_dense, inputs, 1, self.activation)
-        return gate * project(self._intermediate_dense, inputs, 1)
+        gate = project(self._gate_dense, inputs, self.activation)
+        return gate * project(self._intermediate_dense, inputs)

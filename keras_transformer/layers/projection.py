@@ -2,22 +2,29 @@
 
 import math
 
+import keras
 from keras import ops
 
+from keras_transformer.layers.carried_kernels import product_of
 
-def as_matrix(dense, contracted):
-    """The kernel of `dense` as a matrix and its bias as a vector, for `project`; nothing if that is not what it has.
 
-    Taken before a loop and carried through it, they spare the loop's body the change of shape: XLA for CPUs joins it
-    to the product with a vector, and then reads the matrix column by column, at a third of the speed.
-    """
-    if dense.quantization_mode is not None or dense.activity_regularizer is not None:
-        return {}
+def contracted_axes(dense):
+    """How many first axes of the kernel of the `Dense` or `EinsumDense` `dense` are summed over."""
+    if isinstance(dense, keras.layers.EinsumDense):
+        terms, result = dense.equation.split("->")
+        return len(set(terms.split(",")[1]) - set(result))
+    return 1
+
+
+def is_product(dense):
+    """Whether what `dense` does is a product, a bias and an activation, and nothing besides."""
+    return dense.quantization_mode is None and dense.activity_regularizer is None
+
+
+def kernel_matrix(dense):
+    """The kernel of `dense` as a matrix `(K, N)`, in the dtype it computes in."""
     kernel = ops.cast(dense.kernel, dense.compute_dtype)
-    matrix = {"kernel": shaped(kernel, (math.prod(kernel.shape[:contracted]), -1))}
-    if dense.bias is not None:
-        matrix["bias"] = shaped(ops.cast(dense.bias, dense.compute_dtype), (-1,))
-    return matrix
+    return shaped(kernel, (math.prod(kernel.shape[: contracted_axes(dense)]), -1))
 
 
 def shaped(x, shape):
@@ -26,7 +33,7 @@ def shaped(x, shape):
     return x if has_it else ops.reshape(x, shape)
 
 
-def project(dense, inputs, contracted, activation=None, matrix=None):
+def project(dense, inputs, activation=None):
     """What the `Dense` or `EinsumDense` `dense` makes of `inputs`, computed as the product of two matrices.
 
     Einsum with an axis of heads in the kernel is lowered to products with transposed copies around them; in a
@@ -34,19 +41,17 @@ def project(dense, inputs, contracted, activation=None, matrix=None):
     shape: TensorFlow joins the three into one operation, and the gradient of the bias is a sum over one axis.
 
     Args:
-        contracted: how many last axes of `inputs`, and first axes of the kernel, are summed over.
         activation: a function of each element by itself, after that of `dense`.
-        matrix: None, or `as_matrix` of `dense`.
     """
-    if dense.quantization_mode is not None or dense.activity_regularizer is not None:
+    if not is_product(dense):
         y = dense(inputs)  # what the layer does besides the product is its own business
         return y if activation is None else activation(y)
-    matrix = matrix or as_matrix(dense, contracted)
-    shape = dense.kernel.shape
+    contracted, shape = contracted_axes(dense), dense.kernel.shape
     x = shaped(ops.cast(inputs, dense.compute_dtype), (-1, math.prod(shape[:contracted])))
-    y = ops.matmul(x, matrix["kernel"])
-    if "bias" in matrix:
-        y = y + ops.cast(matrix["bias"], y.dtype)
+    product = product_of(dense)
+    y = ops.matmul(x, kernel_matrix(dense)) if product is None else product(x)
+    if dense.bias is not None:
+        y = y + shaped(ops.cast(dense.bias, y.dtype), (-1,))
     y = dense.activation(y)
     y = y if activation is None else activation(y)
     # TensorFlow has an operation for asking for a shape; called eagerly, that is time for each.

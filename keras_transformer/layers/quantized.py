@@ -43,21 +43,21 @@ def quantizations(owner):
             "mode": layer.quantization_mode,
             "config": keras.saving.serialize_keras_object(layer.quantization_config),
         }
-        for path, layer in _sublayers(owner)
+        for path, layer in sublayers(owner)
         if layer.quantization_mode is not None and hasattr(layer, "quantization_config")
     }
 
 
 def quantize(owner, found):
     """Quantizes the sublayers of `owner` as `quantizations` said, those that are not yet."""
-    layers = dict(_sublayers(owner))
+    layers = dict(sublayers(owner))
     for path, arguments in found.items():
         if layers[path].quantization_mode is None:
             config = keras.saving.deserialize_keras_object(arguments["config"])
             layers[path].quantize(arguments["mode"], config=config)
 
 
-def _sublayers(owner, before="", seen=None):
+def sublayers(owner, before="", seen=None):
     """`(path, layer)` of all layers within `owner`, each once, by the attributes that lead to it.
 
     Most often that is the list that Keras keeps of them. On PyTorch there is no other way: a layer is a module, which
@@ -70,4 +70,4 @@ def _sublayers(owner, before="", seen=None):
                 seen.add(id(layer))
                 path = f"{before}{name}/{index}" if isinstance(value, (list, tuple)) else before + name
                 yield path, layer
-                yield from _sublayers(layer, path + "/", seen)
+                yield from sublayers(layer, path + "/", seen)

@@ -25,6 +25,7 @@ from keras_transformer.models.position_places import position_places
 from keras_transformer.models.presets import CAUSAL_PRESETS, preset_config
 from keras_transformer.models.prompt_buckets import in_buckets
 from keras_transformer.models.prompted import PromptedDecoder, StreamedPrompt, step
+from keras_transformer.models.step_kernels import StepKernels, logits_of
 from keras_transformer.models.token_table import reversible_embedding
 from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of
 
@@ -291,7 +292,7 @@ class CausalLM(VocabularyEnd):
 
     def logits(self, hidden):
         """Logits `(B, T, V)` of the states `(B, T, D)`."""
-        return self.token_embedding(hidden, reverse=True)
+        return logits_of(self.token_embedding, hidden)
 
     def output_table(self):
         return output_table_of(self.token_embedding)
@@ -328,7 +329,7 @@ class CausalLM(VocabularyEnd):
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`. It
                 is of the generated tokens alone, whose scores are compared.
             jit_compile: whether XLA compiles the search, on TensorFlow. It then takes seconds the first time for each
-                shape, of which there are few: batch and prompts are padded to powers of two.
+                shape, of which there are few: batch and prompts are padded (`docs/generation.md`).
             **kwargs: further keywords of `generation.search`, as in `Transformer.generate`. `min_length` and `limits`
                 count the prompt, and `repetition_penalty` and `no_repeat_ngram_size` see it, as in Hugging Face. There
                 is no source for `return_alignments` to point at.
@@ -343,8 +344,10 @@ class CausalLM(VocabularyEnd):
         token_ids, padding_mask = self._prompts(token_ids, padding_mask, max_length)
         graph = (*sorted(settings.items()), jit_compile)
         if graph not in self._generate_functions:
+            layers = [layer for block in self.blocks for layer in block.step_projections()]
+            kernels = StepKernels([*layers, self.token_embedding], jit_compile)
             self._generate_functions[graph] = generation.compiled(
-                lambda ids, tensors: self.search(ids, **settings, **tensors), jit_compile=jit_compile
+                lambda ids, tensors: self.search(ids, kernels=kernels, **settings, **tensors), jit_compile=jit_compile
             )
         search = self._generate_functions[graph]
         if jit_compile:
@@ -364,6 +367,7 @@ class CausalLM(VocabularyEnd):
         limits=None,
         min_length=None,
         processors=(),
+        kernels=None,
         **kwargs,
     ):
         """`generate` on tensors, to be used inside a graph."""
@@ -395,7 +399,7 @@ class CausalLM(VocabularyEnd):
             lengths,
         )
         found = generation.search(
-            PromptedDecoder(self, token_ids, room, None if padding_mask is None else lengths),
+            PromptedDecoder(self, token_ids, room, None if padding_mask is None else lengths, kernels),
             token_ids[:, -1],
             max_length=room,
             end_token_id=-1 if end_token_id is None else end_token_id,

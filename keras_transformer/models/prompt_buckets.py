@@ -10,7 +10,7 @@ SHORTEST = 16
 
 
 def in_buckets(search, token_ids, padding_mask, tensors, max_length=None):
-    """What `search` finds, asked for a batch and a length of prompts that are powers of two.
+    """What `search` finds, asked for a batch and a length of prompts of which there are few.
 
     Rows that are added have a limit of zero, so that no search waits for them.
 
@@ -21,7 +21,7 @@ def in_buckets(search, token_ids, padding_mask, tensors, max_length=None):
         max_length: as in `CausalLM.generate`.
     """
     batch, length = token_ids.shape
-    rows, columns = bucket(batch), bucket(length, SHORTEST)
+    rows, columns = bucket(batch), bucket(length, SHORTEST, steps=2)
     mask = np.ones(token_ids.shape, bool) if padding_mask is None else padding_mask
     most = mask.sum(axis=1) + 50 if max_length is None else np.full(batch, max_length)
     limits = tensors.get("limits")

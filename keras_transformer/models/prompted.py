@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_transformer.models import beams
+from keras_transformer.models.step_kernels import StepKernels
 
 
 class PromptedDecoder:
@@ -16,13 +17,15 @@ class PromptedDecoder:
         token_ids: `(B, P)`.
         max_length: how many tokens are generated at most.
         lengths: `(B,)`, of the prompts, at the right end of `token_ids`; None: all of them are `P`.
+        kernels: the model's `StepKernels`; None: its layers use their own.
     """
 
-    def __init__(self, model, token_ids, max_length, lengths=None):
+    def __init__(self, model, token_ids, max_length, lengths=None, kernels=None):
         self._model = model
         self._token_ids = token_ids
         self._places = ops.shape(token_ids)[1] + max_length
         self._shift = None if lengths is None else ops.shape(token_ids)[1] - lengths
+        self._kernels = kernels or StepKernels()
 
     def start(self, num_beams):
         """The prompts but for their last tokens, computed once; each beam has what was written of them for itself."""
@@ -34,12 +37,12 @@ class PromptedDecoder:
         if num_beams > 1:
             state["cache"] = tuple({"self": beams.side_by_side(block["self"], num_beams)} for block in state["cache"])
             state["lineage"] = beams.start(ops.shape(self._token_ids)[0], num_beams, self._places)
-        cache = tuple(block.with_matrices(c) for block, c in zip(self._model.blocks, state["cache"], strict=True))
-        return {**state, "cache": cache}
+        return {**state, "kernels": self._kernels.start()}
 
     def step(self, ids, state):
         """Logits `(N, V)` after the ids `(N,)`, and the state after them."""
-        return step(self._model, ids, state)
+        with self._kernels.carried(state["kernels"]):
+            return step(self._model, ids, state)
 
     def reorder(self, state, rows):
         """The state whose row `i` continues row `rows[i]`, a row of the same prompt."""

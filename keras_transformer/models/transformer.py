@@ -18,6 +18,7 @@ from keras_transformer.models.compiled_search import in_buckets
 from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
 from keras_transformer.models.position_places import check_reach, position_places, within_reach
 from keras_transformer.models.presets import preset_config
+from keras_transformer.models.step_kernels import StepKernels, logits_of, stored
 from keras_transformer.models.token_table import reversible_embedding
 from keras_transformer.models.vocabulary_end import VocabularyEnd, output_table_of, with_column, with_ones
 
@@ -334,7 +335,7 @@ class Transformer(VocabularyEnd):
 
     def logits(self, hidden):
         """Logits `(B, T, V)` of the decoder's states `(B, T, D)`."""
-        logits = self.target_token_embedding(hidden, reverse=True)
+        logits = logits_of(self.target_token_embedding, hidden)
         return logits + ops.cast(self.output_bias, logits.dtype) if self.use_output_bias else logits
 
     def states_for_table(self, hidden):
@@ -383,7 +384,7 @@ class Transformer(VocabularyEnd):
             num_beams: 1 is greedy search.
             length_penalty: a float is the alpha of GNMT's penalty, or a callable of `keras_transformer.generation`.
             jit_compile: whether XLA compiles the search, on TensorFlow. It then takes seconds the first time for each
-                shape, of which there are few: batch and source are padded to powers of two.
+                shape, of which there are few: batch and source are padded (`docs/generation.md`).
             **kwargs: further keywords of `generation.search`, named after Hugging Face: `do_sample`, `temperature`,
                 `top_k`, `top_p`, `min_p`, `seed`, `num_return_sequences`, `min_length`, `repetition_penalty`,
                 `no_repeat_ngram_size`, `suppress_tokens`, `prefix_ids`, `return_alignments` and more.
@@ -404,25 +405,48 @@ class Transformer(VocabularyEnd):
         result = self._generate_functions[graph](encoder_token_ids, tensors)
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
 
-    def compiled_search(self, jit_compile=False, **settings):
-        """`search` with these settings as a compiled function of ids and a dict of the tensors among its keywords."""
+    def compiled_search(self, jit_compile=False, kernels=None, **settings):
+        """`search` with these settings as a compiled function of ids and a dict of the tensors among its keywords.
+
+        `kernels`, of `stored_kernels`, stand in for those of the layers, as they were when that was called.
+        """
         if settings.get("max_length") is not None:
             check_reach("`max_length`", settings["max_length"], self.decoder_position_embedding)
 
+        kernels = StepKernels(self._step_layers(), jit_compile, kernels)
+
         def search(ids, tensors):
-            return self.search(ids, **settings, **tensors)
+            return self.search(ids, kernels=kernels, **settings, **tensors)
 
         if not jit_compile:
             return generation.compiled(search)
         return in_buckets(self, generation.compiled(search, jit_compile=True), settings.get("max_length"))
 
-    def search(self, encoder_token_ids, max_length=None, num_beams=1, length_penalty=0.6, limits=None, **kwargs):
+    def stored_kernels(self):
+        """Variables with the decoder's kernels laid out for `compiled_search`, to be saved with its graph."""
+        return stored(self._step_layers())
+
+    def _step_layers(self):
+        """The layers whose kernels each step of a search multiplies by."""
+        blocks = self.decoder_blocks
+        return [*(layer for block in blocks for layer in block.step_projections()), self.target_token_embedding]
+
+    def search(
+        self,
+        encoder_token_ids,
+        max_length=None,
+        num_beams=1,
+        length_penalty=0.6,
+        limits=None,
+        kernels=None,
+        **kwargs,
+    ):
         """`generate` on tensors, to be used inside a graph; `limits` `(B,)` bounds each sentence by itself."""
         padding_mask = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
         if max_length is None:
             limits = self.limits(encoder_token_ids) if limits is None else limits
             max_length = within_reach(ops.shape(encoder_token_ids)[1] + 50, self.decoder_position_embedding)
-        decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length)
+        decoder = CachedDecoder(self, encoder_token_ids, padding_mask, max_length, kernels)
         start_ids = ops.full((ops.shape(encoder_token_ids)[0],), self.start_token_id, "int32")
         kwargs = {
             "max_length": max_length,

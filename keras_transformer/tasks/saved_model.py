@@ -23,15 +23,16 @@ def save(graph, variables, path, overwrite=False, **signatures):
 
     Args:
         graph: a `tf.function` with an input signature.
-        variables: all the Keras variables that it reads.
+        variables: the Keras variables that it may read; those that it does are saved.
         path: a directory that does not exist; it is there whole or not at all.
         overwrite: whether to replace a directory that exists.
         **signatures: further signatures by name, `tf.function`s of the same variables.
     """
     path = check_new(path, overwrite)
     served = tf.Module()
-    served.tracked = [variable.value for variable in variables]
     signatures = {"serving_default": graph, **signatures}
+    read = {id(x) for function in signatures.values() for x in function.get_concrete_function().captured_inputs}
+    served.tracked = [variable.value for variable in variables if id(variable.value.handle) in read]
     served.graphs = list(signatures.values())
     with complete_or_absent(path) as temporary:
         try:

@@ -33,7 +33,7 @@ class Translator:
         max_source_length: tokens of a text that are read, the end token included.
         batch_size: texts translated at once by `__call__`, of like length.
         jit_compile: whether XLA compiles the search: several times as fast, after some seconds the first time for
-            each of a few shapes (batch and source padded to powers of two).
+            each of a few shapes, to which batch and source are padded.
         **kwargs: further keywords of `model.generate`: `max_length`, `num_return_sequences`, `do_sample`, `seed`,
             `processors`, and those that stand for one, such as `min_length` and `no_repeat_ngram_size`. They hold in
             the exported graph too. With a `seed` a new translator gives the same samples in the same calls.
@@ -152,9 +152,13 @@ class Translator:
         ids = tf.concat([pieces, ends], axis=1).to_tensor(self.model.pad_token_id or 0)
         return ids, pieces.row_lengths() == 0
 
-    def _as_graph(self, model, jit_compile):
+    def _as_graph(self, model, jit_compile, kernels=None):
         search = model.compiled_search(
-            jit_compile, num_beams=self.num_beams, length_penalty=self.length_penalty, **self.search_options
+            jit_compile,
+            kernels,
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
+            **self.search_options,
         )
         return tf.function(
             lambda texts: self._translate(texts, search),
@@ -200,10 +204,11 @@ class Translator:
         path = saved_model.check_new(path, overwrite)
         model = saved_model.to_be_exported(self.model, dtype, quantize)
         jit_compile = self.jit_compile if jit_compile is None else jit_compile
-        plain = self._as_graph(model, False)
-        graph = self._as_graph(model, True) if jit_compile else plain
+        kernels = model.stored_kernels()
+        plain = self._as_graph(model, False, kernels)
+        graph = self._as_graph(model, True, kernels) if jit_compile else plain
         seeds = [] if self._seeds is None else [self._seeds.state]
-        saved_model.save(graph, [*model.variables, *seeds], path, overwrite, without_xla=plain)
+        saved_model.save(graph, [*model.variables, *kernels, *seeds], path, overwrite, without_xla=plain)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         way = "compiled by XLA, `without_xla` is not" if jit_compile else "a plain graph, without XLA"
         return f"{path}: {size / 1e6:.1f} MB, `serving_default` is {way}."

@@ -77,11 +77,40 @@ def test_few_shapes_serve_all(model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "size, least, expected", [(0, 1, 1), (1, 1, 1), (2, 1, 2), (3, 1, 4), (64, 1, 64), (5, 16, 16)]
+    "size, least, steps, expected",
+    [
+        *[(0, 1, 1, 1), (1, 1, 1, 1), (2, 1, 1, 2), (3, 1, 1, 4), (64, 1, 1, 64), (5, 16, 1, 16), (5, 16, 2, 16)],
+        *[(17, 16, 2, 24), (24, 16, 2, 24), (25, 16, 2, 32), (33, 16, 2, 48), (64, 16, 2, 64), (65, 16, 2, 96)],
+    ],
 )
-def test_buckets_are_powers_of_two(size, least, expected):
-    assert bucket(size, least) == expected
-    assert int(bucket(keras.ops.convert_to_tensor(size, "int32"), least)) == expected
+def test_buckets(size, least, steps, expected):
+    assert bucket(size, least, steps) == expected
+    assert int(bucket(keras.ops.convert_to_tensor(size, "int32"), least, steps)) == expected
+
+
+@on_tensorflow
+def test_kernels_of_a_compiled_search_are_those_of_now():
+    keras.utils.set_random_seed(8)
+    model = Transformer(V, num_layers=1, num_heads=3, hidden_dim=15, intermediate_dim=19)
+    model.generate(source(3, 7), max_length=6, jit_compile=True)
+    model.set_weights([2 * x for x in model.get_weights()])
+    found, expected = (model.generate(source(3, 7), max_length=6, jit_compile=jit) for jit in (True, False))
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+@on_tensorflow
+def test_one_sentence_in_8_bits_is_searched_beside_an_empty_row(monkeypatch):
+    keras.utils.set_random_seed(8)
+    model = Transformer(V, num_layers=1, num_heads=3, hidden_dim=15, intermediate_dim=19)
+    expected = model.generate(source(1, 7), max_length=6, jit_compile=True)
+    model.quantize("int8", filters=lambda layer: isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense)))
+    batches, search = [], model.search
+    monkeypatch.setattr(model, "search", lambda ids, **kwargs: (batches.append(ids.shape[0]), search(ids, **kwargs))[1])
+    model._generate_functions.clear()
+    found = model.generate(source(1, 7), max_length=6, jit_compile=True)
+    assert batches == [2] and found.token_ids.shape == expected.token_ids.shape
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0.05)
 
 
 def test_a_batch_of_none(model):
