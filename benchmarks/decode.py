@@ -6,7 +6,8 @@ The paper's base model with random weights and 32,000 tokens translates sources 
 one or 32 at a time, by greedy search and with four beams. Each contender is a process of its own that waits for its
 turn; a turn is one batch.
 
-limit             no more than the products of a step with the weights of the decoder, 32 times, under XLA
+limit             no more than the products of a step with the weights of the decoder, 32 times, under XLA, in the
+                  form that ours has
 ours              the SavedModel of `Translator.export`, as `tf.saved_model.load` gives it, from strings to strings
 ours, plain       its signature `without_xla`
 ours, int8        the SavedModel with `quantize="int8"`
@@ -74,10 +75,12 @@ def base_model(args):
 def limit(args):
     import tensorflow as tf
 
+    from keras_transformer.layers.carried_kernels import in_halves
+
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
 
     def weight(rows, columns):
-        return tf.Variable(tf.random.normal((rows, columns), stddev=rows**-0.5))
+        return tf.Variable(tf.random.normal((columns, rows), stddev=rows**-0.5))
 
     # of a block: queries, keys, values and output; queries and output to the encoder; the feed-forward network
     shapes = [(512, 512)] * 6 + [(512, 2048), (2048, 512)]
@@ -88,10 +91,9 @@ def limit(args):
     def multiply(x):
         def step(index, x):
             for block in weights:
-                for kernel in block[:6]:
-                    x = tf.matmul(x, kernel)
-                x = tf.matmul(tf.matmul(x, block[6]), block[7])
-            return index + 1, x + tf.reduce_max(tf.matmul(x, table), axis=1, keepdims=True)
+                for kernel in block:
+                    x = in_halves(x, kernel)
+            return index + 1, x + tf.reduce_max(in_halves(x, table), axis=1, keepdims=True)
 
         return tf.while_loop(lambda index, _: index < TARGET, step, (0, x))[1]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_transformer.training import complete_or_absent
 
@@ -36,9 +37,28 @@ def save(graph, variables, path, overwrite=False, **signatures):
     served.graphs = list(signatures.values())
     with complete_or_absent(path) as temporary:
         try:
-            tf.saved_model.save(served, str(temporary), signatures=signatures)
+            tf.saved_model.save(
+                served,
+                str(temporary),
+                signatures=signatures,
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+            )
+            _forget_custom_gradients(temporary / "saved_model.pb")
         except tf.errors.OpError as error:  # a full disk, which is no `OSError` to TensorFlow
             raise OSError(error.message.rpartition("}} ")[2]) from error
+
+
+def _forget_custom_gradients(path):
+    """Takes the names of custom gradients out of the graphs: loading warns of each function that has one.
+
+    What is served takes no gradients, and the functions themselves were not saved.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for meta_graph in saved.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                node.attr.pop("_gradient_op_type", None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def in_dtype(model, dtype):

@@ -175,6 +175,9 @@ def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams)
     expected, expected_scores = translator.translate_with_scores(texts)
     translator.export(tmp_path / "first")
     shutil.move(tmp_path / "first", tmp_path / "second")
+    saved = tf.train.list_variables(str(tmp_path / "second" / "variables" / "variables"))
+    sizes = [np.prod(shape, dtype=int) for name, shape in saved if "VARIABLE_VALUE" in name]
+    assert sum(sizes) == translator.model.count_params()  # the kernels that are laid out anew are there once
     (tmp_path / "texts.json").write_text(json.dumps([list(t) for t in texts]))
     finished = subprocess.run(
         [sys.executable, "-c", FRESH_PROCESS, tmp_path / "second", tmp_path / "texts.json"],
@@ -183,6 +186,7 @@ def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams)
         cwd=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr
+    assert "custom gradients" not in finished.stderr  # of which loading would warn, function by function
     translations, scores = json.loads(finished.stdout.splitlines()[-1])
     assert translations == expected
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
