@@ -51,5 +51,7 @@ def is_one(n):
 
 
 def sharing(rows, batch):
-    """`n`; a batch of none has none to share. (On JAX an unknown batch is no tensor but a symbol, of at least 1.)"""
-    return rows // (ops.maximum(batch, 1) if ops.is_tensor(batch) else max(batch, 1))
+    """`n`; 1 in a batch of none. (On JAX an unknown batch is no tensor but a symbol, of at least 1.)"""
+    if ops.is_tensor(batch):
+        return ops.maximum(rows // ops.maximum(batch, 1), 1)
+    return 1 if isinstance(rows, int) and rows == 0 else rows // max(batch, 1)

