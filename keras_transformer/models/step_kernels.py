@@ -42,14 +42,11 @@ def stored(layers):
 
 
 def as_variable(layer):
-    if is_tied(layer):
-        return layer.embeddings
+    table = layer.embeddings if isinstance(layer, keras.layers.ReversibleEmbedding) and layer.tie_weights else None
+    if isinstance(table, keras.Variable):  # with LoRA it is a sum
+        return table
     kernel = laid_out(layer)
     return keras.Variable(kernel, trainable=False, dtype=kernel.dtype, name=f"{layer.name}_laid_out")
-
-
-def is_tied(layer):
-    return isinstance(layer, keras.layers.ReversibleEmbedding) and layer.tie_weights
 
 
 def has_kernel(layer):
