@@ -37,6 +37,7 @@ def parse_arguments():
     parser.add_argument("--vocabulary", required=True, help="a SentencePiece model; learned if it is missing")
     parser.add_argument("--updates", type=int, default=400)
     parser.add_argument("--warmup", type=int, default=150)
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="at the end of the warm-up")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="positions of a batch, padding included")
     parser.add_argument("--seeds", type=int, default=3, help="so many seeds, from 1")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
@@ -70,7 +71,10 @@ def train(args, way, seed):
     model = models.Transformer.from_preset("tiny", vocabulary_size=tokenizer.vocabulary_size, attention_dropout=0.0)
     model.compile(
         keras.optimizers.Adam(
-            training.InverseSquareRoot(5e-3, args.warmup, 1e-7), beta_2=0.98, epsilon=1e-8, global_clipnorm=25.0
+            training.InverseSquareRoot(args.learning_rate, args.warmup, 1e-7),
+            beta_2=0.98,
+            epsilon=1e-8,
+            global_clipnorm=25.0,
         ),
         loss=training.LinearCrossEntropy(0.1),
         jit_compile=False,
@@ -140,12 +144,12 @@ def main():
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "learning.json"
-    settings = {name: getattr(args, name) for name in ("updates", "warmup", "batch_tokens")}
+    settings = {name: getattr(args, name) for name in ("updates", "warmup", "learning_rate", "batch_tokens")}
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")}
     record = {"cpu": cpu_model(), "versions": versions, **settings, "results": {}}
     if path.exists():
         record = json.loads(path.read_text())
-        if any(record[name] != value for name, value in settings.items()):
+        if any(record.get(name) != value for name, value in settings.items()):
             sys.exit(f"error: {path} holds runs with other settings. Give another --output, or the settings in it.")
     results = record["results"]
     missing = [

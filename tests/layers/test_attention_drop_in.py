@@ -310,7 +310,7 @@ def test_bad_caches_are_refused():
     layer(x, x)
     with pytest.raises(ValueError, match="`key_positions` is needed.*Received: `positions` for 5 queries, and 7 keys"):
         layer(x, x, cache=layer.make_cache(B, S), positions=np.arange(T)[None])
-    with pytest.raises(ValueError, match=r"holds one segment a row.*Received: segment_ids=\[\[0 1 2 3 4\]\]"):
+    with pytest.raises(ValueError, match=r"holds one segment a row.*Received: segment_ids=.*\[\[0,? 1,? 2,? 3,? 4\]\]"):
         layer(x, x, cache=layer.make_cache(B, S), segment_ids=np.arange(T)[None], key_segment_ids=np.arange(S)[None])
     with pytest.raises(ValueError, match="`value` may be None only with a `cache` of `project_memory`"):
         layer(x, None)

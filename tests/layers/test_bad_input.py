@@ -122,7 +122,10 @@ ATTENTION = {  # what is called, and what the message says
     "positions that are floats": (lambda: attend(key_positions=zeros(B, S)), "`key_positions`.*dtype=float32"),
     "a tensor as cache": (lambda: attend(cache=zeros(B, S, H, K)), r"`cache` must be.*\(2, 7, 3, 4\)"),
     "a cache of other names": (lambda: attend(cache={"keys": zeros(1)}), "`cache` must be.*keys"),
-    "a cache of another batch": (lambda: attend(cache=attention().make_cache(3, 9)), r"batch 3.*shape=\(2, 5, 6\)"),
+    "a cache of another batch": (
+        lambda: attend(cache=attention().make_cache(3, 9)),
+        r"multiple.*shape \(2, 5, 6\) and a cache for the batch 3",
+    ),
     "a cache too short": (lambda: attend(cache=attention().make_cache(B, 4)), r"length 4.*\(2, 5, 6\).*max_length"),
     "a cache of other heads": (
         lambda: attend(cache=MultiHeadAttention(2, K).make_cache(B, 9)),
