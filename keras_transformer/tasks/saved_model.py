@@ -1,5 +1,6 @@
 """What tasks do alike when they are written as a SavedModel."""
 
+import gc
 from pathlib import Path
 
 import keras
@@ -31,10 +32,12 @@ def save(graph, variables, path, overwrite=False, **signatures):
     """
     path = check_new(path, overwrite)
     served = tf.Module()
-    signatures = {"serving_default": graph, **signatures}
-    read = {id(x) for function in signatures.values() for x in function.get_concrete_function().captured_inputs}
+    # A `tf.function` that is saved itself would be traced a second time.
+    concrete = {id(function): function.get_concrete_function() for function in (graph, *signatures.values())}
+    signatures = {name: concrete[id(function)] for name, function in {"serving_default": graph, **signatures}.items()}
+    read = {id(x) for function in concrete.values() for x in function.captured_inputs}
     served.tracked = [variable.value for variable in variables if id(variable.value.handle) in read]
-    served.graphs = list(signatures.values())
+    served.graphs = list(concrete.values())
     with complete_or_absent(path) as temporary:
         try:
             tf.saved_model.save(
@@ -105,5 +108,9 @@ def to_be_exported(model, dtype, quantize):
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     kinds = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.ReversibleEmbedding)
-    copy.quantize(quantize, filters=lambda layer: isinstance(layer, kinds))
+    gc.freeze()  # Keras collects garbage for each layer that it quantizes, and would look through all that there is
+    try:
+        copy.quantize(quantize, filters=lambda layer: isinstance(layer, kinds))
+    finally:
+        gc.unfreeze()
     return copy

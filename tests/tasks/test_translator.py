@@ -255,6 +255,15 @@ def test_export_holds_no_op_but_stock_ones_and_tensorflow_text(translator, tmp_p
     assert "PyFunc" not in ops and "EagerPyFunc" not in ops
 
 
+def test_export_traces_each_graph_once(translator, tmp_path, monkeypatch):
+    traced, translate = [], tasks.Translator._translate
+    monkeypatch.setattr(
+        tasks.Translator, "_translate", lambda self, *args: traced.append(args) or translate(self, *args)
+    )
+    translator.export(tmp_path / "model", jit_compile=True)
+    assert len(traced) == 2  # with XLA and without
+
+
 def test_export_replaces_a_model_on_request(translator, tmp_path):
     path = tmp_path / "model"
     path.mkdir()
