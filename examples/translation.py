@@ -28,7 +28,8 @@ import tensorflow as tf
 
 from keras_transformer import generation, models, tasks, text, training, visualization
 
-POOL_SIZE = 100_000  # pairs that are sorted by length together
+POOL_SIZE = 100_000  # pairs that are sorted by length, or packed, together
+PACKED_LENGTH = 128  # of a row of several pairs, on each side
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,6 +85,11 @@ def parse_arguments():
     )
     model.add_argument(
         "--buckets", type=at_least(1), help="number of batch shapes (default: 32; with XLA 2 for numbers, else 8)"
+    )
+    model.add_argument(
+        "--packed",
+        action="store_true",
+        help="train on rows of several pairs each, told apart by segment ids: one shape, which mixes lengths",
     )
     model.add_argument(
         "--jit",
@@ -227,20 +233,22 @@ def run(args, checkpoints):
     histogram = text.length_histogram(examples(train))
     lengths = text.choose_lengths(histogram, args.buckets)
     updates_an_epoch = text.count_batches(histogram, args.batch_tokens, lengths)
-    print("Batches of sentences x pieces:", *(f"{rows}x{n}" for rows, n in text.shapes(args.batch_tokens, lengths)))
+    row = min(max(PACKED_LENGTH, args.max_length), args.batch_tokens)
+    if args.packed:
+        print(f"Packed batches of rows x pieces: {args.batch_tokens // row}x{row}")
+    else:
+        print("Batches of sentences x pieces:", *(f"{rows}x{n}" for rows, n in text.shapes(args.batch_tokens, lengths)))
 
     def training_batches(place):
         """The batches of the epochs from `place` on, each epoch in an order of its own that the seed fixes."""
-        batches = text.batch_by_tokens(
-            examples(train),
-            args.batch_tokens,
-            lengths,
-            pool_size=POOL_SIZE,
-            seed=args.seed,
-            pad_token_id=tokenizer.pad_token_id,
-            initial_epoch=place.epoch,
-        ).skip(place.step)
-        if dropped.total > POOL_SIZE:  # how many batches the pools make is not known beforehand
+        options = {"seed": args.seed, "pad_token_id": tokenizer.pad_token_id, "initial_epoch": place.epoch}
+        options["pool_size"] = POOL_SIZE
+        if args.packed:
+            batches = text.pack(examples(train), args.batch_tokens, row, row, **options)
+        else:
+            batches = text.batch_by_tokens(examples(train), args.batch_tokens, lengths, **options)
+        batches = batches.skip(place.step)
+        if args.packed or dropped.total > POOL_SIZE:  # how many batches there are is not known beforehand
             return batches
         return batches.apply(tf.data.experimental.assert_cardinality(updates_an_epoch - place.step))
 
@@ -317,7 +325,7 @@ def run(args, checkpoints):
     started = time.time()
     try:
         if place.step and place.epoch < args.epochs:  # first the rest of the epoch that was interrupted
-            if training_batches(place).cardinality() != 0:
+            if next(iter(training_batches(place)), None) is not None:
                 fit(place, place.epoch + 1)
             place = training.Place(place.epoch + 1, 0)
         if place.epoch < args.epochs and not model.stop_training:

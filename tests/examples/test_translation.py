@@ -192,6 +192,16 @@ def test_stopped_anywhere_a_run_ends_as_if_it_had_not_been(data, finished, tmp_p
 
 
 @pytest.mark.slow
+def test_packed_rows_are_learned_too_and_stopped_alike(data, tmp_path):
+    whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
+    assert finish(start(*arguments(data, whole), "--packed")) == (0, [])
+    assert "--resume" in interrupt(start(*arguments(data, stopped), "--packed"), b"2/")
+    assert finish(start(*arguments(data, stopped), "--packed", "--resume")) == (0, [])
+    for name in ("val_loss", "val_cross_entropy"):
+        assert last_epoch(stopped)[name] == last_epoch(whole)[name]
+
+
+@pytest.mark.slow
 def test_killed_a_run_goes_on_from_its_last_epoch(data, finished, tmp_path):
     output = tmp_path / "run"
     interrupt(start(*arguments(data, output)), b"Epoch 2/2", signal.SIGKILL)
