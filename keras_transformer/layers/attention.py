@@ -22,12 +22,12 @@ from keras_transformer.layers.attention_inputs import (
     integers_of_places,
     places_of,
 )
+from keras_transformer.layers.attention_places import Places, completed
 from keras_transformer.layers.cached_attention import BLOCK, cached_attention
 from keras_transformer.layers.dot_product import attend_by_heads, dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
 from keras_transformer.layers.masks import Visibility, causal
-from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_position_part, shared_config
 from keras_transformer.layers.projection import project
 from keras_transformer.layers.quantized import QuantizableLayer
@@ -342,62 +342,42 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         key_positions=None,
     ):
         check_is_cache(cache)
-        is_written = cache is not None and "position" in cache
-        is_memory = cache is not None and not is_written
         self._check_call(query, value, key, cache, attention_mask, return_attention_scores, segment_ids)
-        positions, key_positions, segment_ids, key_segment_ids = integers_of_places(
+        given = integers_of_places(
             places_of(self._axes, query),
             places_of(self._axes, value) if cache is None else (cache["key"].shape[0], cache["key"].shape[2]),
-            positions,
-            key_positions,
-            segment_ids,
-            key_segment_ids,
+            Places(positions, key_positions, segment_ids, key_segment_ids),
+        )
+        is_written = cache is not None and "position" in cache
+        query_dims = ops.shape(query)[:-1]
+        source_dims = ops.shape(value)[:-1] if cache is None else ops.shape(cache["key"])[:3:2]
+        rows, batch = query_dims[0], source_dims[0]
+        # Rows that share a row of the cache attend to it side by side.
+        num_beams = sharing(rows, batch) if is_written else 1
+        parts = (self.position, self.pattern, self.sliding_window)
+        places = completed(
+            given,
+            self._axes.length(query_dims),
+            self._axes.length(source_dims),
+            first=cache["position"] if is_written else None,
+            num_beams=num_beams,
+            are_needed=use_causal_mask or is_written or any(part is not None for part in parts),
         )
 
-        # Where the queries are, and the keys of this call.
-        from_zero = cache is positions is key_positions is segment_ids is None
-        query_dims = ops.shape(query)[:-1]
-        if segment_ids is not None:
-            positions = restarting_positions(segment_ids) if positions is None else positions
-            if key_segment_ids is None:
-                key_segment_ids, key_positions = segment_ids, positions if key_positions is None else key_positions
-            key_positions = restarting_positions(key_segment_ids) if key_positions is None else key_positions
-        key_positions = positions if key_positions is None else key_positions
-        # An operation that nobody needs shows where there is no graph to leave it out.
-        parts = (self.position, self.pattern, self.sliding_window)
-        are_needed = use_causal_mask or is_written or any(part is not None for part in parts)
-        query_positions = positions
-        if query_positions is None and are_needed:
-            query_positions = ops.arange(self._axes.length(query_dims))
-            query_positions = query_positions + cache["position"] if is_written else query_positions
-
-        # What there is to attend to. Rows that share a row of the cache attend to it side by side.
-        rows = query_dims[0]
-        batch = rows if cache is None else ops.shape(cache["key"])[0]
-        if not is_memory:
+        # What there is to attend to.
+        if cache is None or is_written:
             keys, values = self._project_source(
-                value, value if key is None else key, query_positions if is_written else key_positions
+                value, value if key is None else key, places.query if is_written else places.key
             )
         if is_written:
-            num_beams = sharing(rows, batch)
             cache = _write(cache, keys, values, num_beams)
         if cache is not None:
             keys, values = cache["key"], cache["value"]
-        source_dims = (batch, ops.shape(keys)[2]) if cache is not None else ops.shape(value)[:-1]
-        if key_positions is None and are_needed:
-            key_positions = ops.arange(self._axes.length(source_dims))
-            if is_written and not is_one(num_beams):
-                key_positions = key_positions[None] // num_beams  # not consecutive: several at each position
+        written, is_written_key = cache["position"] * num_beams if is_written else None, None
+        if is_written and (given.query is not None or not use_causal_mask):  # causality else hides what comes later
+            is_written_key = ops.expand_dims(ops.arange(source_dims[1]) < written, 0)
 
         # Who attends to whom.
-        seen_by_position = [] if self.pattern is None else [self.pattern]
-        if self.sliding_window is not None:
-            seen_by_position.append(patterns.SlidingWindow(self.sliding_window))
-        if use_causal_mask:
-            seen_by_position.append(causal)
-        written, is_written_key = cache["position"] * num_beams if is_written else None, None
-        if is_written and (positions is not None or not use_causal_mask):  # causality else hides what comes later
-            is_written_key = ops.expand_dims(ops.arange(source_dims[1]) < written, 0)
         visibility = Visibility(
             attention_mask=self._axes.flatten_attention_mask(attention_mask, self.num_heads, query_dims, source_dims),
             query_mask=self._axes.flatten_padding_mask(query_mask, query_dims, "query_mask"),
@@ -406,16 +386,17 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
                 self._axes.flatten_padding_mask(key_mask, source_dims, "key_mask"),
                 is_written_key,
             ),
-            query_positions=query_positions,
-            key_positions=key_positions,
-            query_segments=segment_ids,
-            key_segments=key_segment_ids,
-            patterns=tuple(seen_by_position),
+            query_positions=places.query,
+            key_positions=places.key,
+            query_segments=places.query_segments,
+            key_segments=places.key_segments,
+            patterns=self._patterns(use_causal_mask),
         )
 
-        queries = self._placed(self._query_dense, query, query_positions)
+        queries = self._placed(self._query_dense, query, places.query)
         queries = queries * ops.cast(1.0 / math.sqrt(self.key_dim), queries.dtype)
         if cache is None:
+            from_zero = given.query is given.key is given.query_segments is None
             heads, scores = self._attend(
                 queries, keys, values, visibility, training, return_attention_scores, from_zero
             )
@@ -433,6 +414,15 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         if return_attention_scores:
             scores = self._axes.unflatten_scores(scores, query_dims, source_dims)
         return pack(project(self._output_dense, heads), scores, cache)
+
+    def _patterns(self, use_causal_mask):
+        """The functions of positions that say who attends to whom."""
+        found = [] if self.pattern is None else [self.pattern]
+        if self.sliding_window is not None:
+            found.append(patterns.SlidingWindow(self.sliding_window))
+        if use_causal_mask:
+            found.append(causal)
+        return tuple(found)
 
     def _attend(self, query, key, value, visibility, training, return_scores, from_zero):
         """The heads' sums `(B, T, H, V)` and their weights, or None; by the path that suits the call."""

@@ -5,6 +5,7 @@ A mistake is named here, by argument, rather than by the backend and the product
 
 import keras
 
+from keras_transformer.layers.attention_places import Places
 from keras_transformer.layers.positions import as_positions, axes_fit, is_placeholder
 
 
@@ -101,12 +102,13 @@ def places_of(axes, x):
     return None, axes.length(x.shape) if None not in dims else None
 
 
-def integers_of_places(queries, sources, positions, key_positions, segment_ids, key_segment_ids):
-    """The last four as int32 tensors of rank 2, or None. Those that are given need not be consecutive.
+def integers_of_places(queries, sources, places):
+    """`Places` as int32 tensors of rank 2, or None. Those that are given need not be consecutive.
 
     Args:
         queries, sources: what `places_of` says of them.
     """
+    positions, key_positions, segment_ids, key_segment_ids = places
     if key_segment_ids is not None and segment_ids is None:
         raise ValueError(
             "`key_segment_ids` are the segments of keys, which a query sees if they are its own. "
@@ -125,4 +127,4 @@ def integers_of_places(queries, sources, positions, key_positions, segment_ids, 
                 f"`key_{name}` is needed where there are not as many keys as queries. "
                 f"Received: `{name}` for {queries[1]} queries, and {sources[1]} keys"
             )
-    return [x[None] if x is not None and len(x.shape) == 1 else x for x in found.values()]
+    return Places(*(x[None] if x is not None and len(x.shape) == 1 else x for x in found.values()))

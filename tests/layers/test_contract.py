@@ -246,6 +246,7 @@ def assert_survives(model, inputs, path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.integration
 @each
 def test_a_functional_model_is_saved_and_loaded(name, tmp_path):
     case = CASES[name]
@@ -253,6 +254,7 @@ def test_a_functional_model_is_saved_and_loaded(name, tmp_path):
     assert_survives(functional(built(name), case), inputs, tmp_path / "model.keras")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", sorted(FIRST))
 def test_a_subclassed_model_is_saved_and_loaded(name, tmp_path):
     case = CASES[name]
@@ -345,6 +347,7 @@ def test_lora_of_each_projection_counts(name):
 
 # Keras's `quantize` warns of each layer that has nothing to quantize, its own `InputLayer` too.
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+@pytest.mark.integration
 @pytest.mark.parametrize("name", slow_but(["attention over an axis", "gated feed-forward"], PROJECTING))
 def test_a_quantized_model_is_near_its_own_before_and_is_saved_and_loaded(name, tmp_path):
     case, layer = CASES[name], built(name)

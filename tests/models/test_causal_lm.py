@@ -24,6 +24,8 @@ from keras_transformer.models import CausalLM
 from keras_transformer.models.prompted import PromptedDecoder
 from keras_transformer.training import LinearCrossEntropy, SmoothedCrossEntropy
 
+pytestmark = pytest.mark.integration
+
 B, T, V, L = 3, 7, 23, 11
 SIZES = {"num_layers": 2, "num_heads": 3, "hidden_dim": 18, "intermediate_dim": 19}
 # float32 through two blocks and a product of 18 numbers: logits of order 1.

@@ -10,6 +10,8 @@ from keras_transformer.layers import PositionalEncoding, RotaryEmbedding
 from keras_transformer.models import Classifier, Encoder, MaskedLM, TokenClassifier
 from keras_transformer.training import LinearCrossEntropy, SmoothedCrossEntropy
 
+pytestmark = pytest.mark.integration
+
 B, T, V = 2, 7, 23
 SIZES = {"num_layers": 2, "num_heads": 3, "hidden_dim": 15, "intermediate_dim": 19}
 # float32 through two blocks of width 15: numbers of order 1.

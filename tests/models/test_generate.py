@@ -11,6 +11,8 @@ from tiers import slow_but
 from keras_transformer import generation
 from keras_transformer.models import Transformer
 
+pytestmark = pytest.mark.integration
+
 B, S, T, V = 3, 7, 5, 23
 on = keras.backend.backend()
 

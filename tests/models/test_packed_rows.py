@@ -11,6 +11,8 @@ from keras_transformer.layers import GatedFeedForward, MultiHeadAttention, Rotar
 from keras_transformer.models import Transformer
 from keras_transformer.training import LinearCrossEntropy, SmoothedCrossEntropy
 
+pytestmark = pytest.mark.integration
+
 V, S, T = 23, 13, 11
 SOURCES, TARGETS = (5, 3, 4, 7, 2), (4, 5, 2, 3, 6)
 ROWS = ((0, 1, 2), (3, 4))  # which pairs stand in which row
