@@ -35,6 +35,10 @@ def multiplying(layers, matrices, product):
         _products.reset(token)
 
 
+WIDE, LARGE = 8192, 2_000_000
+"""Rows of a kernel, and numbers of its product, from which the product is made in rows as it comes."""
+
+
 def in_halves(x, matrix):
     """`x` `(R, K)` by the transposed `matrix` `(N, K)`: what XLA for CPUs is fastest at, from one row to a hundred."""
     size, width = matrix.shape
@@ -42,6 +46,19 @@ def in_halves(x, matrix):
     rows = ops.tile(ops.transpose(x)[None], (parts, 1, 1))
     product = ops.matmul(ops.reshape(matrix, (parts, size // parts, width)), rows)
     return ops.transpose(ops.reshape(product, (size, -1)))
+
+
+def in_halves_or_rows(x, matrix):
+    """The same, but for a large product with a wide matrix.
+
+    What a search does with the logits of a large vocabulary needs them in rows. To bring many there costs more than
+    halves save; the condition is gone when XLA compiles, which knows `R`.
+    """
+    size = matrix.shape[0]
+    if size < WIDE:
+        return in_halves(x, matrix)
+    few = ops.shape(x)[0] * size < LARGE
+    return ops.cond(few, lambda: in_halves(x, matrix), lambda: ops.matmul(x, ops.transpose(matrix)))
 
 
 def as_a_whole(x, matrix):

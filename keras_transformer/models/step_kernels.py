@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_transformer.layers.carried_kernels import as_a_whole, in_halves, multiplying, product_of
+from keras_transformer.layers.carried_kernels import as_a_whole, in_halves_or_rows, multiplying, product_of
 from keras_transformer.layers.projection import is_product, kernel_matrix
 from keras_transformer.models.vocabulary_end import output_table_of
 
@@ -23,7 +23,7 @@ class StepKernels:
         pays = jit_compile or keras.backend.backend() == "jax"
         self._layers = [layer for layer in layers if has_kernel(layer)] if pays or stored is not None else []
         self._stored = stored
-        self._product = in_halves if pays else as_a_whole
+        self._product = in_halves_or_rows if pays else as_a_whole
 
     def start(self):
         """The kernels, to be carried."""

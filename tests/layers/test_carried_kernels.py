@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transformer.layers import DecoderBlock, GatedFeedForward
-from keras_transformer.layers.carried_kernels import as_a_whole, in_halves, multiplying, product_of
+from keras_transformer.layers import DecoderBlock, GatedFeedForward, carried_kernels
+from keras_transformer.layers.carried_kernels import as_a_whole, in_halves, in_halves_or_rows, multiplying, product_of
 from keras_transformer.layers.projection import contracted_axes, kernel_matrix, project
 
 B, D, H = 2, 12, 3
@@ -19,12 +19,23 @@ def normal(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).normal(size=shape).astype("float32")
 
 
-@pytest.mark.parametrize("product", [in_halves, as_a_whole])
+@pytest.mark.parametrize("product", [in_halves, in_halves_or_rows, as_a_whole])
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("size", [6, 7, 1], ids=lambda size: f"{size} columns")
 def test_each_product_is_that_of_the_matrices(product, rows, size):
     x, kernel = normal(rows, 5), normal(5, size, seed=1)
     np.testing.assert_allclose(numpy(product(x, kernel.T)), x @ kernel, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_large_product_is_made_as_it_comes(rows, monkeypatch):
+    monkeypatch.setattr(carried_kernels, "WIDE", 6)
+    monkeypatch.setattr(carried_kernels, "LARGE", 12)
+    halved = []
+    monkeypatch.setattr(carried_kernels, "in_halves", lambda x, matrix: halved.append(x) or as_a_whole(x, matrix))
+    x, kernel = normal(rows, 5), normal(5, 6, seed=1)
+    np.testing.assert_allclose(numpy(in_halves_or_rows(x, kernel.T)), x @ kernel, atol=1e-6)
+    assert len(halved) == (rows == 1) or keras.backend.backend() == "jax"  # which traces both
 
 
 @pytest.mark.parametrize(
