@@ -241,8 +241,12 @@ def run(args, checkpoints):
 
     def training_batches(place):
         """The batches of the epochs from `place` on, each epoch in an order of its own that the seed fixes."""
-        options = {"seed": args.seed, "pad_token_id": tokenizer.pad_token_id, "initial_epoch": place.epoch}
-        options["pool_size"] = POOL_SIZE
+        options = {
+            "pool_size": POOL_SIZE,
+            "seed": args.seed,
+            "pad_token_id": tokenizer.pad_token_id,
+            "initial_epoch": place.epoch,
+        }
         if args.packed:
             batches = text.pack(examples(train), args.batch_tokens, row, row, **options)
         else:

@@ -11,10 +11,10 @@ from keras_transformer.layers.shared_memory import is_one
 class Places(NamedTuple):
     """int32 `(T,)`, `(1, T)` or `(B, T)` of queries, `S` for `T` of keys; None: from 0, or all in one segment."""
 
-    query: Any = None
-    key: Any = None
-    query_segments: Any = None
-    key_segments: Any = None
+    query: Any
+    key: Any
+    query_segments: Any
+    key_segments: Any
 
 
 def completed(given, query_length, key_length, first=None, num_beams=1, are_needed=True):

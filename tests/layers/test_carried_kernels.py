@@ -38,6 +38,21 @@ def test_a_large_product_is_made_as_it_comes(rows, monkeypatch):
     assert len(halved) == (rows == 1) or keras.backend.backend() == "jax"  # which traces both
 
 
+@pytest.mark.integration
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a graph for any number of rows is TensorFlow's")
+@pytest.mark.parametrize("rows", [1, 4])
+def test_xla_leaves_nothing_of_the_condition(rows, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(carried_kernels, "WIDE", 6)
+    monkeypatch.setattr(carried_kernels, "LARGE", 12)
+    product = tf.function(
+        lambda x: in_halves_or_rows(x, normal(6, 5)), [tf.TensorSpec([None, 5])], jit_compile=True, autograph=False
+    )
+    ir = product.experimental_get_compiler_ir(normal(rows, 5))
+    assert " conditional(" not in ir(stage="optimized_hlo")
+
+
 @pytest.mark.parametrize(
     "layer, shape, axes",
     [
