@@ -3,13 +3,15 @@
 from numbers import Integral
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
 from keras_transformer.generation.protocol import Tensor
 
 
 def check_count(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or value < 1:  # type: ignore[operator]
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:  # type: ignore[operator]
         raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
 
 
@@ -20,6 +22,36 @@ def check_return_sequences(num_return_sequences: Any, num_beams: int) -> None:
             "`num_return_sequences` must be at most `num_beams`, which is all that a search keeps. "
             f"Received: num_return_sequences={num_return_sequences}, num_beams={num_beams}."
         )
+
+
+def check_token_ids(name: str, value: Any, vocabulary_size: int) -> np.ndarray:
+    """`value`, no part of a graph, as an array of ids of the vocabulary."""
+    ids = as_integers(name, value)
+    if ids.size and not 0 <= ids.min() <= ids.max() < vocabulary_size:
+        wrong = ids[(ids < 0) | (ids >= vocabulary_size)][0]
+        raise ValueError(
+            f"`{name}` must be ids of at least 0, below {vocabulary_size}, the size of the vocabulary. "
+            f"Received: {wrong} among them. Use the tokenizer that the model was trained with."
+        )
+    return ids.astype("int32")
+
+
+def as_integers(name: str, value: Any) -> np.ndarray:
+    """`value`, no part of a graph, as an array of integers."""
+    numbers = ops.convert_to_numpy(value) if ops.is_tensor(value) else np.asarray(value)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise ValueError(f"`{name}` must be integers. Received: dtype={keras.backend.standardize_dtype(numbers.dtype)}")
+    return numbers
+
+
+def check_rows(name: str, value: Any, sentences: int) -> np.ndarray:
+    """`value`, no part of a graph, as an array of integers with an entry for each of the `sentences`."""
+    numbers = as_integers(name, value)
+    if not numbers.ndim or len(numbers) != sentences:
+        raise ValueError(
+            f"`{name}` must have one entry for each of the {sentences} sentences. Received: shape={numbers.shape}"
+        )
+    return numbers.astype("int32")
 
 
 def check_start_ids(start_ids: Any) -> Tensor:

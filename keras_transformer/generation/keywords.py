@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_transformer.generation.arguments import check_count, check_return_sequences
+from keras_transformer.generation.arguments import check_count, check_return_sequences, check_rows
 from keras_transformer.generation.beam import beam_search
 from keras_transformer.generation.greedy import greedy_search
 from keras_transformer.generation.processor import LogitsProcessor
@@ -125,6 +126,17 @@ def check_options(num_beams: Any = 1, num_return_sequences: Any = None, do_sampl
         check_return_sequences(num_return_sequences, num_beams)
     given = {name: value for name, value in kwargs.items() if value is not None}
     logits_processors(**{name: value for name, value in given.items() if name in PROCESSOR_KEYWORDS})
+    processors = given.get("processors", ())
+    if not isinstance(processors, list | tuple) or not all(callable(processor) for processor in processors):
+        raise ValueError(
+            "`processors` must be a tuple of functions of logits and a `SearchContext`, such as `LogitsProcessor`s. "
+            f"Received: processors={processors!r}."
+        )
+    if "max_length" in given:
+        check_count("max_length", given["max_length"])
+    for name in ("end_token_id", "pad_token_id"):
+        if name in given and (not isinstance(given[name], Integral) or isinstance(given[name], bool)):
+            raise ValueError(f"`{name}` must be one integer, of all sentences. Received: {name}={given[name]!r}.")
     if do_sample and num_beams != 1:
         raise ValueError(
             "`do_sample=True` draws one token after another and keeps no beams. "
@@ -156,8 +168,10 @@ def check_keywords(given: Iterable[str], known: Iterable[str] = KEYWORDS) -> Non
         raise TypeError(f"`{unknown[0]}` is no keyword of this search. Use one of: {', '.join(sorted(known))}.")
 
 
-def as_settings_and_tensors(options: dict[str, Any], vocabulary_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Keywords of `search` as those that a graph is made for, hashable, and those that it takes as tensors.
+def as_settings_and_tensors(
+    options: dict[str, Any], vocabulary_size: int, sentences: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Keywords of `search` as those that a graph is made for, and those that it takes as tensors.
 
     A seed is drawn where sampling is without one, by Keras's global generator.
     """
@@ -167,10 +181,15 @@ def as_settings_and_tensors(options: dict[str, Any], vocabulary_size: int) -> tu
     given = {name: value for name, value in options.items() if value is not None}
     if not ops.is_tensor(given.get("seed", 0)):
         check_seed(given.get("seed", 0))
+    for name in ("limits", "prefix_ids", "prefix_lengths"):
+        if name in given:
+            given[name] = check_rows(name, given[name], sentences)
+    if given.get("limits") is not None and given["limits"].ndim != 1:
+        raise ValueError(f"`limits` must have the shape (batch,). Received: shape={given['limits'].shape}")
     if "prefix_ids" in given:
         prefix = ForcedPrefix(given["prefix_ids"], given.get("prefix_lengths"))
         prefix.check_vocabulary(vocabulary_size)
-        given = {**given, "prefix_ids": prefix.token_ids, "prefix_lengths": prefix.lengths}
+        given = {**given, "prefix_ids": prefix.prefix_ids, "prefix_lengths": prefix.prefix_lengths}
     tensors = {
         name: ops.convert_to_tensor(given.pop(name), "int32")
         for name in ("seed", "prefix_ids", "prefix_lengths", "limits")

@@ -7,9 +7,11 @@ float32) must keep that.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_transformer.generation.protocol import Tensor
@@ -40,6 +42,12 @@ class LengthPenalty:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LengthPenalty":
         return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.alpha))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(alpha={self.alpha})"
@@ -73,8 +81,8 @@ class AverageLength(LengthPenalty):
 
 def get(length_penalty: Any) -> Callable[[Tensor], Tensor]:
     """The penalty meant by a number (GNMT's alpha), a serialised penalty or a callable."""
-    if isinstance(length_penalty, int | float):
-        return GNMTLength(length_penalty)
+    if isinstance(length_penalty, Real) and not isinstance(length_penalty, bool | np.bool_):
+        return GNMTLength(float(length_penalty))
     if isinstance(length_penalty, dict):
         length_penalty = keras.saving.deserialize_keras_object(length_penalty)
     if callable(length_penalty):

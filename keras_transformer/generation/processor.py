@@ -6,9 +6,11 @@ Hugging Face in beam search, take tokens away after the softmax, so that the res
 """
 
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import keras
+import numpy as np
 
 from keras_transformer.generation.protocol import Tensor
 
@@ -29,9 +31,11 @@ class SearchContext(NamedTuple):
     among them; None if no processor of the search has `needs_history`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogitsProcessor:
     """The base of processors. One of your own is a registered frozen dataclass with `__call__`.
+
+    Equal processors share the graph of a search: dataclasses are equal if their fields are, others only to themselves.
 
     Any other callable `(logits, context)` serves too, and is given the history.
 
@@ -60,7 +64,11 @@ class LogitsProcessor:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        return {field.name: keras.saving.serialize_keras_object(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: keras.saving.serialize_keras_object(value.item() if isinstance(value, np.generic) else value)
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LogitsProcessor":
@@ -75,8 +83,8 @@ def refuse(processor: LogitsProcessor, argument: str, expected: str, advice: str
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least  # type: ignore[operator]

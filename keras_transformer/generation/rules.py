@@ -44,18 +44,18 @@ class RepetitionPenalty(LogitsProcessor):
 @registered
 @dataclass(frozen=True)
 class NoRepeatNGram(LogitsProcessor):
-    """Forbids the token that would complete an n-gram of `size` tokens a second time in its sentence."""
+    """Forbids the token that would complete an n-gram of that size a second time in its sentence."""
 
-    size: int
+    no_repeat_ngram_size: int
     needs_history: ClassVar[bool] = True
     sees_prompt: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not is_count(self.size):
-            refuse(self, "size", "an integer of at least 1")
+        if not is_count(self.no_repeat_ngram_size):
+            refuse(self, "no_repeat_ngram_size", "an integer of at least 1", "None lets n-grams be repeated.")
 
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
-        token_ids, step, before = context.token_ids, context.step, self.size - 1
+        token_ids, step, before = context.token_ids, context.step, self.no_repeat_ngram_size - 1
         last = ops.clip(step - before + ops.arange(before, dtype="int32"), 0, ops.shape(token_ids)[1] - 1)
         # Where the tokens from a place on are the last `before`, and another follows them: that one is forbidden.
         repeats = ops.arange(ops.shape(token_ids)[1], dtype="int32")[None] + before < step
@@ -68,42 +68,45 @@ class NoRepeatNGram(LogitsProcessor):
 @registered
 @dataclass(frozen=True)
 class MinLength(LogitsProcessor):
-    """Forbids the end token where the sentence, the end token counted, would have fewer than `length` tokens.
+    """Forbids the end token where the sentence, the end token counted, would have fewer than `min_length` tokens.
 
     A sentence that reaches its limit before is finished as it is.
     """
 
-    length: int
+    min_length: int
     sees_prompt: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not is_count(self.length, least=0):
-            refuse(self, "length", "an integer of at least 0")
+        if not is_count(self.min_length, least=0):
+            refuse(self, "min_length", "an integer of at least 0")
 
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
         is_end = ops.arange(logits.shape[-1], dtype="int32") == context.end_token_id
-        return ops.where(is_end & (context.step + 1 < self.length), -float("inf"), logits)
+        return ops.where(is_end & (context.step + 1 < self.min_length), -float("inf"), logits)
 
 
 @registered
 @dataclass(frozen=True)
 class SuppressTokens(LogitsProcessor):
-    """Forbids the tokens `token_ids` everywhere."""
+    """Forbids the tokens `suppress_tokens` everywhere."""
 
-    token_ids: tuple[int, ...]
+    suppress_tokens: tuple[int, ...]
 
     def __post_init__(self):
-        if not isinstance(self.token_ids, list | tuple) or not all(is_count(t, least=0) for t in self.token_ids):
-            refuse(self, "token_ids", "a list of integers of at least 0")
-        object.__setattr__(self, "token_ids", tuple(self.token_ids))
+        given = self.suppress_tokens
+        if not isinstance(given, list | tuple | np.ndarray) or not all(is_count(token, least=0) for token in given):
+            refuse(self, "suppress_tokens", "a list of integers of at least 0")
+        object.__setattr__(self, "suppress_tokens", tuple(int(token) for token in given))
 
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
-        vocabulary = logits.shape[-1]
-        if any(token >= vocabulary for token in self.token_ids):
-            refuse(self, "token_ids", f"below {vocabulary}, the number of logits")
-        forbidden = np.zeros(vocabulary, "bool")
-        forbidden[list(self.token_ids)] = True
+        self.check_vocabulary(logits.shape[-1])
+        forbidden = np.zeros(logits.shape[-1], "bool")
+        forbidden[list(self.suppress_tokens)] = True
         return ops.where(forbidden, -float("inf"), logits)
+
+    def check_vocabulary(self, size):
+        if any(token >= size for token in self.suppress_tokens):
+            refuse(self, "suppress_tokens", f"below {size}, the size of the vocabulary")
 
 
 @registered
@@ -116,17 +119,17 @@ class ForcedPrefix(LogitsProcessor):
     forbid its tokens.
 
     Args:
-        token_ids: (B, P) integers.
-        lengths: (B,), how many tokens of each row count; None: all P.
+        prefix_ids: (B, P) integers.
+        prefix_lengths: (B,), how many tokens of each row count; None: all P.
     """
 
-    token_ids: Any
-    lengths: Any = None
+    prefix_ids: Any
+    prefix_lengths: Any = None
 
     def __post_init__(self):
-        for name, rank in (("token_ids", 2), ("lengths", 1)):
+        for name, rank in (("prefix_ids", 2), ("prefix_lengths", 1)):
             value = getattr(self, name)
-            if value is None and name == "lengths":
+            if value is None and name == "prefix_lengths":
                 continue
             if not ops.is_tensor(value):
                 value = np.asarray(value)
@@ -138,32 +141,40 @@ class ForcedPrefix(LogitsProcessor):
             if len(value.shape) != rank:
                 shape = "(batch, length)" if rank == 2 else "(batch,)"
                 raise ValueError(f"`{name}` of ForcedPrefix must have the shape {shape}. Received: {value.shape}.")
+        if isinstance(self.prefix_ids, np.ndarray) and isinstance(self.prefix_lengths, np.ndarray):
+            prefixes, most = self.prefix_ids.shape
+            if len(self.prefix_lengths) != prefixes or self.prefix_lengths.max(initial=0) > most:
+                raise ValueError(
+                    f"`prefix_lengths` of ForcedPrefix must be at most {most}, one for each of the {prefixes} rows of "
+                    f"`prefix_ids`. Received: {self.prefix_lengths.tolist()}."
+                )
 
     def __call__(self, logits: Tensor, context: SearchContext) -> Tensor:
-        token_ids = ops.cast(ops.convert_to_tensor(self.token_ids), "int32")
+        token_ids = ops.cast(ops.convert_to_tensor(self.prefix_ids), "int32")
         if token_ids.shape[1] == 0:
             return logits
         self.check_vocabulary(logits.shape[-1])
         self._check_sentences(token_ids.shape[0], logits.shape[0], context.num_beams)
         column = ops.minimum(context.step, ops.shape(token_ids)[1] - 1)
         token = ops.take(token_ids, column, axis=1)
-        lengths = ops.full_like(token, token_ids.shape[1]) if self.lengths is None else self.lengths
-        is_given = context.step < ops.cast(ops.convert_to_tensor(lengths), "int32")
+        lengths = ops.full_like(token, token_ids.shape[1]) if self.prefix_lengths is None else self.prefix_lengths
+        lengths = ops.minimum(ops.cast(ops.convert_to_tensor(lengths), "int32"), ops.shape(token_ids)[1])
+        is_given = context.step < lengths
         token, is_given = (ops.repeat(x, context.num_beams, axis=0)[:, None] for x in (token, is_given))
         alone = ops.where(ops.arange(logits.shape[-1], dtype="int32") == token, 0.0, -float("inf"))
         return ops.where(is_given, alone, logits)
 
     def check_vocabulary(self, size):
-        if isinstance(self.token_ids, np.ndarray) and self.token_ids.size and self.token_ids.max() >= size:
+        if isinstance(self.prefix_ids, np.ndarray) and self.prefix_ids.size and self.prefix_ids.max() >= size:
             raise ValueError(
-                f"`token_ids` of ForcedPrefix must be below {size}, the size of the vocabulary. "
-                f"Received: {self.token_ids.max()} among them."
+                f"`prefix_ids` of ForcedPrefix must be below {size}, the size of the vocabulary. "
+                f"Received: {self.prefix_ids.max()} among them."
             )
 
     def _check_sentences(self, prefixes, rows, num_beams):
         if None not in (prefixes, rows) and prefixes * num_beams != rows:
             raise ValueError(
-                "`token_ids` of ForcedPrefix must have a row for each sentence. "
+                "`prefix_ids` of ForcedPrefix must have a row for each sentence. "
                 f"Received: {prefixes} rows for {rows // num_beams} sentences. Use a length of 0 for no prefix."
             )
 

@@ -1,5 +1,6 @@
 """Seeds that are tensors, so that one graph serves every seed."""
 
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ def as_seed(seed: Any) -> Any:
 
 
 def check_seed(seed: Any) -> None:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**31:  # type: ignore[operator]
         raise ValueError(
             "`seed` must be an integer of at least 0, below 2**31, or None for another result each time. "
             f"Received: seed={seed!r}."

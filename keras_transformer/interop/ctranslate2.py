@@ -174,16 +174,20 @@ def _set_linear(spec: Any, *projections: Any, contracted: int = 1) -> None:
     """The projections side by side as one, with weights `(out, in)`; their first `contracted` axes are summed over."""
     weights = []
     for projection in projections:
-        if projection.quantization_mode is not None:
-            raise ValueError(
-                "`model` must have its weights as numbers, CTranslate2 quantizes them itself. Received: "
-                f"{projection.path} quantized to {projection.quantization_mode}. Load them into a model that is not."
-            )
+        _check_numbers(projection)
         kernel = _float32(projection.kernel)
         weights.append(kernel.reshape(np.prod(kernel.shape[:contracted]), -1).T)
     spec.weight = np.concatenate(weights)
     if projections[0].bias is not None:
         spec.bias = np.concatenate([_float32(projection.bias).reshape(-1) for projection in projections])
+
+
+def _check_numbers(layer: Any) -> None:
+    if layer.quantization_mode is not None:
+        raise ValueError(
+            "`model` must have its weights as numbers, CTranslate2 quantizes them itself. Received: "
+            f"{layer.path} quantized to {layer.quantization_mode}. Load them into a model that is not."
+        )
 
 
 def _set_norm(spec: Any, norm: Any) -> None:
@@ -243,6 +247,8 @@ def _activation(specs: ModuleType, feed_forward: Any) -> Any:
 
 
 def _check_embeddings(model: Transformer) -> None:
+    _check_numbers(model.token_embedding)
+    _check_numbers(model.target_token_embedding)
     for name, supported in (
         ("encoder_position", "the paper's sinusoids"),
         ("decoder_position", "the paper's sinusoids"),

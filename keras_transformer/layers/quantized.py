@@ -48,6 +48,15 @@ def quantizations(owner):
     }
 
 
+def changed_sublayers(owner):
+    """What `quantize` and `enable_lora` did to the sublayers of `owner`, as a value that can be compared."""
+    return tuple(
+        (path, layer.quantization_mode, getattr(layer, "lora_enabled", False))
+        for path, layer in sublayers(owner)
+        if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False)
+    )
+
+
 def quantize(owner, found):
     """Quantizes the sublayers of `owner` as `quantizations` said, those that are not yet."""
     layers = dict(sublayers(owner))

@@ -5,7 +5,9 @@ import numpy as np
 from keras import ops
 
 from keras_transformer import generation
-from keras_transformer.generation.arguments import check_count
+from keras_transformer.generation.arguments import check_count, check_token_ids
+from keras_transformer.generation.buckets import bucket
+from keras_transformer.generation.compiled import Remembered
 from keras_transformer.generation.prompts import joined, right_aligned, with_prompts
 from keras_transformer.layers import (
     DecoderBlock,
@@ -20,10 +22,11 @@ from keras_transformer.layers.masks import as_boolean
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_part, as_position_part, clone, shared_config
+from keras_transformer.layers.quantized import changed_sublayers
 from keras_transformer.layers.results import pack, unpack
-from keras_transformer.models.position_places import position_places
+from keras_transformer.models.position_places import position_places, within_reach
 from keras_transformer.models.presets import CAUSAL_PRESETS, preset_config
-from keras_transformer.models.prompt_buckets import in_buckets
+from keras_transformer.models.prompt_buckets import SHORTEST, in_buckets
 from keras_transformer.models.prompted import PromptedDecoder, StreamedPrompt, step
 from keras_transformer.models.step_kernels import StepKernels, logits_of
 from keras_transformer.models.token_table import reversible_embedding
@@ -166,7 +169,7 @@ class CausalLM(VocabularyEnd):
         else:
             norm = self.normalization or LayerNormalization(epsilon=layer_norm_epsilon)
             self.final_norm = clone(norm, dtype=self.dtype_policy, name="final_norm")
-        self._generate_functions = {}
+        self._generate_functions = Remembered()
         # All shapes are known, so the weights exist from the start: count_params and set_weights need no call.
         self.build({"token_ids": (None, None)})
 
@@ -340,22 +343,27 @@ class CausalLM(VocabularyEnd):
             with an axis of that length after the batch.
         """
         options = {"max_length": max_length, "num_beams": num_beams, "length_penalty": length_penalty, **kwargs}
-        settings, tensors = generation.as_settings_and_tensors(options, self.vocabulary_size)
         token_ids, padding_mask = self._prompts(token_ids, padding_mask, max_length)
-        graph = (*sorted(settings.items()), jit_compile)
-        if graph not in self._generate_functions:
-            layers = [layer for block in self.blocks for layer in block.step_projections()]
-            kernels = StepKernels([*layers, self.token_embedding], jit_compile)
-            self._generate_functions[graph] = generation.compiled(
-                lambda ids, tensors: self.search(ids, kernels=kernels, **settings, **tensors), jit_compile=jit_compile
-            )
-        search = self._generate_functions[graph]
+        settings, tensors = generation.as_settings_and_tensors(options, self.vocabulary_size, len(token_ids))
+        if jit_compile and max_length is not None:  # one graph for lengths that are alike, as for batches and prompts
+            settings["max_length"] = within_reach(bucket(max_length, SHORTEST, steps=2), self.position_embedding)
+        search = self._generate_functions(
+            (*sorted(settings.items()), jit_compile, changed_sublayers(self)),
+            lambda: self._compiled_search(jit_compile, settings),
+        )
         if jit_compile:
             result = in_buckets(search, token_ids, padding_mask, tensors, max_length)
         else:
             mask = {} if padding_mask is None else {"padding_mask": ops.convert_to_tensor(padding_mask)}
             result = search(ops.convert_to_tensor(token_ids), {**tensors, **mask})
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
+
+    def _compiled_search(self, jit_compile, settings):
+        layers = [layer for block in self.blocks for layer in block.step_projections()]
+        kernels = StepKernels([*layers, self.token_embedding], jit_compile)
+        return generation.compiled(
+            lambda ids, tensors: self.search(ids, kernels=kernels, **settings, **tensors), jit_compile=jit_compile
+        )
 
     def search(
         self,
@@ -426,6 +434,7 @@ class CausalLM(VocabularyEnd):
             An iterator of ints, the end token included, the prompt not.
         """
         generation.check_keywords(kwargs, generation.PROCESSOR_KEYWORDS)
+        generation.check_options(max_length=max_length, processors=processors, **kwargs)
         token_ids, padding_mask = self._prompts(token_ids, padding_mask, max_length)
         if len(token_ids) != 1:
             raise ValueError(
@@ -437,13 +446,14 @@ class CausalLM(VocabularyEnd):
         prompt = token_ids.shape[1]
         if max_length is None:
             max_length = min(prompt + 50, self.reach or prompt + 50)
-        if "stream" not in self._generate_functions:
-            self._generate_functions["stream"] = (
+        graphs = self._generate_functions(
+            ("stream", changed_sublayers(self)),
+            lambda: (
                 generation.compiled(lambda ids, max_length: PromptedDecoder(self, ids, max_length).start(1)),
                 generation.compiled(lambda ids, state: step(self, ids, state)),
-            )
+            ),
+        )
         room = -(-max_length // 64) * 64 - prompt  # a few lengths of caches, and so a few graphs, for all prompts
-        graphs = self._generate_functions["stream"]
         decoder = StreamedPrompt(graphs, ops.convert_to_tensor(token_ids), room)
         processors = (*generation.logits_processors(**kwargs), *processors)
         processors = with_prompts(processors, ops.convert_to_tensor(token_ids), ops.array([prompt], "int32"))
@@ -452,11 +462,11 @@ class CausalLM(VocabularyEnd):
 
     def _prompts(self, token_ids, padding_mask, max_length):
         """The prompts as NumPy arrays, the mask None if it hides nothing; refused if they leave nothing to do."""
-        token_ids = ops.convert_to_numpy(token_ids)
-        if token_ids.ndim != 2 or token_ids.shape[1] == 0 or (token_ids.size and token_ids.dtype.kind not in "iu"):
+        token_ids = check_token_ids("token_ids", token_ids, self.vocabulary_size)
+        if token_ids.ndim != 2 or token_ids.shape[1] == 0:
             raise ValueError(
-                "`token_ids` must be integers of the shape (batch, length) with at least one token in each row, to go "
-                f"on from. Received: dtype={token_ids.dtype}, shape={token_ids.shape}"
+                "`token_ids` must have the shape (batch, length), with at least one token in each row to go on from. "
+                f"Received: shape={token_ids.shape}"
             )
         lengths = np.full(len(token_ids), token_ids.shape[1])
         if padding_mask is not None:
@@ -487,7 +497,7 @@ class CausalLM(VocabularyEnd):
             )
         if padding_mask is not None and padding_mask.all():
             padding_mask = None
-        return token_ids.astype("int32"), padding_mask
+        return token_ids, padding_mask
 
     @property
     def reach(self):

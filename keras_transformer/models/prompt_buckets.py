@@ -6,7 +6,7 @@ from keras import ops
 from keras_transformer.generation.buckets import bucket, padded
 
 SHORTEST = 16
-"""The least number of places that prompts are padded to."""
+"""The least number of places that prompts are padded to, and that there is room for in a search."""
 
 
 def in_buckets(search, token_ids, padding_mask, tensors, max_length=None):
@@ -23,9 +23,11 @@ def in_buckets(search, token_ids, padding_mask, tensors, max_length=None):
     batch, length = token_ids.shape
     rows, columns = bucket(batch), bucket(length, SHORTEST, steps=2)
     mask = np.ones(token_ids.shape, bool) if padding_mask is None else padding_mask
-    most = mask.sum(axis=1) + 50 if max_length is None else np.full(batch, max_length)
-    limits = tensors.get("limits")
-    limits = most if limits is None else np.minimum(ops.convert_to_numpy(limits), most)
+    longest = length + 50 if max_length is None else max_length
+    if "limits" in tensors:
+        limits = np.minimum(ops.convert_to_numpy(tensors["limits"]), longest)
+    else:
+        limits = mask.sum(axis=1) + 50 if max_length is None else np.full(batch, max_length)
     others = {name: x for name, x in tensors.items() if name not in ("seed", "limits")}
     given = {
         **{name: padded(x, [rows]) for name, x in others.items()},
@@ -39,4 +41,4 @@ def in_buckets(search, token_ids, padding_mask, tensors, max_length=None):
     token_ids = np.pad(token_ids, ((0, rows - batch), (0, columns - length)))
     found = search(ops.convert_to_tensor(token_ids), given)
     found = type(found)(*(x[:batch] for x in found))
-    return found._replace(token_ids=found.token_ids[..., : max_length or length + 50])
+    return found._replace(token_ids=found.token_ids[..., :longest])

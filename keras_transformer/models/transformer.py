@@ -6,15 +6,18 @@ import keras
 from keras import ops
 
 from keras_transformer import generation
-from keras_transformer.generation.arguments import check_count
+from keras_transformer.generation.arguments import check_token_ids
+from keras_transformer.generation.buckets import bucket
+from keras_transformer.generation.compiled import Remembered
 from keras_transformer.layers import DecoderBlock, Dropout, EncoderBlock, ProjectionGlorotUniform
 from keras_transformer.layers.arguments import check_booleans, check_positive_integers, check_positive_numbers
 from keras_transformer.layers.block import patterns_config, set_patterns
 from keras_transformer.layers.normalization import LayerNormalization
 from keras_transformer.layers.packing import restarting_positions
 from keras_transformer.layers.parts import as_position_part, clone, shared_config
+from keras_transformer.layers.quantized import changed_sublayers
 from keras_transformer.layers.results import pack, unpack
-from keras_transformer.models.compiled_search import in_buckets
+from keras_transformer.models.compiled_search import SHORTEST, cut, in_buckets
 from keras_transformer.models.decoding import CachedDecoder, StreamedDecoder, step
 from keras_transformer.models.position_places import check_reach, position_places, within_reach
 from keras_transformer.models.presets import preset_config
@@ -202,7 +205,7 @@ class Transformer(VocabularyEnd):
         ]
         self.encoder_norm = final_norm(self.encoder_blocks, "encoder_norm")
         self.decoder_norm = final_norm(self.decoder_blocks, "decoder_norm")
-        self._generate_functions = {}
+        self._generate_functions = Remembered()
         # All shapes are known, so the weights exist from the start: count_params and set_weights need no call.
         self.build({"encoder_token_ids": (None, None), "decoder_token_ids": (None, None)})
 
@@ -395,14 +398,24 @@ class Transformer(VocabularyEnd):
             `return_alignments=True`, `generation.AlignedHypotheses`.
         """
         options = {"max_length": max_length, "num_beams": num_beams, "length_penalty": length_penalty, **kwargs}
-        settings, tensors = generation.as_settings_and_tensors(
-            options, self.target_vocabulary_size or self.vocabulary_size
-        )
         encoder_token_ids = self._source(encoder_token_ids)
-        graph = (*sorted(settings.items()), *tensors, jit_compile)
-        if graph not in self._generate_functions:
-            self._generate_functions[graph] = self.compiled_search(jit_compile, **settings)
-        result = self._generate_functions[graph](encoder_token_ids, tensors)
+        settings, tensors = generation.as_settings_and_tensors(
+            options, self.target_vocabulary_size or self.vocabulary_size, encoder_token_ids.shape[0]
+        )
+        longest = settings.get("max_length")
+        if longest is not None:
+            check_reach("`max_length`", longest, self.decoder_position_embedding)
+            if jit_compile:  # one graph for lengths that are alike, as for batches and sources
+                rows = ops.full((encoder_token_ids.shape[0],), longest, "int32")
+                tensors["limits"] = ops.minimum(tensors.get("limits", longest), rows)
+                settings["max_length"] = within_reach(
+                    bucket(longest, SHORTEST, steps=2), self.decoder_position_embedding
+                )
+        search = self._generate_functions(
+            (*sorted(settings.items()), *tensors, jit_compile, changed_sublayers(self)),
+            lambda: self.compiled_search(jit_compile, **settings),
+        )
+        result = cut(search(encoder_token_ids, tensors), longest)
         return type(result)(*(ops.convert_to_numpy(x) for x in result))
 
     def compiled_search(self, jit_compile=False, kernels=None, **settings):
@@ -478,6 +491,7 @@ class Transformer(VocabularyEnd):
             An iterator of ints, the end token included.
         """
         generation.check_keywords(kwargs, generation.PROCESSOR_KEYWORDS)
+        generation.check_options(max_length=max_length, processors=processors, **kwargs)
         encoder_token_ids = self._source(encoder_token_ids)
         if encoder_token_ids.shape[0] != 1:
             raise ValueError(
@@ -485,36 +499,34 @@ class Transformer(VocabularyEnd):
                 f"Received: shape={tuple(encoder_token_ids.shape)}. Use `generate` for several."
             )
         if max_length is not None:
-            check_count("max_length", max_length)
             check_reach("`max_length`", max_length, self.decoder_position_embedding)
         else:
             real = self.encoder_padding_mask({"encoder_token_ids": encoder_token_ids})
             max_length = 50 + (encoder_token_ids.shape[1] if real is None else int(ops.sum(ops.cast(real, "int32"))))
             max_length = within_reach(max_length, self.decoder_position_embedding)
-        if "stream" not in self._generate_functions:
 
-            def start(ids, max_length):
-                mask = self.encoder_padding_mask({"encoder_token_ids": ids})
-                return CachedDecoder(self, ids, mask, max_length).start(1)["cache"], mask
+        def start(ids, max_length):
+            mask = self.encoder_padding_mask({"encoder_token_ids": ids})
+            return CachedDecoder(self, ids, mask, max_length).start(1)["cache"], mask
 
-            self._generate_functions["stream"] = (
+        graphs = self._generate_functions(
+            ("stream", changed_sublayers(self)),
+            lambda: (
                 generation.compiled(start),
                 generation.compiled(lambda ids, cache, mask: step(self, ids, cache, mask)),
-            )
+            ),
+        )
         cache_length = -(-max_length // 64) * 64  # a few lengths, and so a few graphs, for all sentences
-        decoder = StreamedDecoder(self._generate_functions["stream"], encoder_token_ids, cache_length)
+        decoder = StreamedDecoder(graphs, encoder_token_ids, cache_length)
         processors = (*generation.logits_processors(**kwargs), *processors)
         return generation.greedy_stream(decoder, self.start_token_id, max_length, self.end_token_id, processors)
 
     def _source(self, encoder_token_ids):
-        encoder_token_ids = ops.convert_to_tensor(encoder_token_ids, "int32")
-        if len(encoder_token_ids.shape) != 2:
-            raise ValueError(
-                "`encoder_token_ids` must have the shape (batch, length). "
-                f"Received: shape={tuple(encoder_token_ids.shape)}"
-            )
-        check_reach("The length of `encoder_token_ids`", encoder_token_ids.shape[1], self.encoder_position_embedding)
-        return encoder_token_ids
+        ids = check_token_ids("encoder_token_ids", encoder_token_ids, self.vocabulary_size)
+        if ids.ndim != 2:
+            raise ValueError(f"`encoder_token_ids` must have the shape (batch, length). Received: shape={ids.shape}")
+        check_reach("The length of `encoder_token_ids`", ids.shape[1], self.encoder_position_embedding)
+        return ops.convert_to_tensor(ids)
 
     def _embed(self, table, position_embedding, token_ids, positions=None):
         x = table(token_ids)

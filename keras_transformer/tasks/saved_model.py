@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_transformer.layers.quantized import quantizations
 from keras_transformer.training import complete_or_absent
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -101,6 +102,11 @@ def to_be_exported(model, dtype, quantize):
     if quantize and dtype != "float32":
         raise ValueError(
             "Weights in 8 bits are scaled in float32: pass either `dtype` or `quantize`. "
+            f"Received: dtype={dtype!r}, quantize={quantize!r}"
+        )
+    if (quantize or dtype != "float32") and quantizations(model):
+        raise ValueError(
+            "The model has its weights in 8 bits already and is exported with them: leave out `dtype` and `quantize`. "
             f"Received: dtype={dtype!r}, quantize={quantize!r}"
         )
     if not quantize:

@@ -59,6 +59,10 @@ class Translator:
             ("source_tokenizer", source_tokenizer, model.vocabulary_size),
             ("target_tokenizer", target_tokenizer, target_size),
         ):
+            if not hasattr(tokenizer, "vocabulary_size"):
+                raise ValueError(
+                    f"`{name}` must be a tokenizer, such as `text.SentencePieceTokenizer`. Received: {tokenizer!r}"
+                )
             if tokenizer.vocabulary_size > size:
                 raise ValueError(
                     f"`{name}` has more tokens than the model has embeddings. "
@@ -71,6 +75,8 @@ class Translator:
                 )
         generation.check_keywords(kwargs, KEYWORDS)
         generation.check_options(num_beams=num_beams, **kwargs)
+        if kwargs.get("suppress_tokens") is not None:
+            generation.SuppressTokens(kwargs["suppress_tokens"]).check_vocabulary(target_size)
         check_count("batch_size", batch_size)
         if not isinstance(max_source_length, int) or max_source_length < 2:
             raise ValueError(

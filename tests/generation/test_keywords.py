@@ -115,7 +115,7 @@ def test_an_unknown_keyword_is_refused_with_the_list():
         ({"do_sample": True, "num_beams": 3}, "keeps no beams. Received: num_beams=3. Use num_beams=1"),
         ({"prefix_lengths": [1, 1, 1]}, "`prefix_lengths` are those of `prefix_ids`. Received: prefix_ids=None"),
         ({"do_sample": True, "temperature": 0.0}, "temperature=0.0. In place of 0 use greedy"),
-        ({"min_length": -1}, "length=-1"),
+        ({"min_length": -1}, "min_length=-1"),
         ({"num_beams": 0}, "num_beams=0"),
         ({"num_return_sequences": 0}, "num_return_sequences=0"),
         ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences=3, num_beams=2"),

@@ -207,7 +207,7 @@ def test_no_history_is_carried_unless_a_processor_asks():
 @pytest.mark.parametrize("case", ["none", "all"])
 def test_an_empty_batch(case):
     language = Language(0, 5, 3, seed=27)
-    processors = [ForcedPrefix(p.token_ids[:0]) if isinstance(p, ForcedPrefix) else p for p in CASES[case][0]]
+    processors = [ForcedPrefix(p.prefix_ids[:0]) if isinstance(p, ForcedPrefix) else p for p in CASES[case][0]]
     found = beam_search(HistoryDecoder(language), language.start_ids, 3, END, num_beams=2, processors=processors)
     assert tuple(found.token_ids.shape) == (0, 1, 3)
 

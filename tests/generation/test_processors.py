@@ -128,13 +128,24 @@ def test_a_prefix_is_whole_unless_lengths_say_otherwise_and_may_be_empty():
     np.testing.assert_array_equal(numpy(nothing), numpy(logits))
 
 
+def test_processors_are_equal_if_they_do_the_same():
+    class Own(LogitsProcessor):
+        def __init__(self, bonus):
+            object.__setattr__(self, "bonus", bonus)
+
+    assert MinLength(3) == MinLength(3) and hash(MinLength(3)) == hash(MinLength(3)) and MinLength(3) != MinLength(4)
+    assert SuppressTokens(np.array([3, 4])) == SuppressTokens([3, 4])
+    for one, other in [(ForcedPrefix([[1]]), ForcedPrefix([[2]])), (Own(1), Own(2))]:
+        assert one == one and one != other and len({one, other}) == 2
+
+
 def test_a_prefix_serialises():
     prefix = ForcedPrefix([[1, 2], [3, 4]], [2, 1])
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(prefix))
-    np.testing.assert_array_equal(copy.token_ids, prefix.token_ids)
-    np.testing.assert_array_equal(copy.lengths, prefix.lengths)
+    np.testing.assert_array_equal(copy.prefix_ids, prefix.prefix_ids)
+    np.testing.assert_array_equal(copy.prefix_lengths, prefix.prefix_lengths)
     with_none = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(ForcedPrefix([[1]])))
-    assert with_none.lengths is None
+    assert with_none.prefix_lengths is None
 
 
 @pytest.mark.parametrize(
@@ -151,14 +162,16 @@ def test_a_prefix_serialises():
         (lambda: MinP(0), r"`min_p` of MinP.*min_p=0"),
         (lambda: MinP(True), r"min_p=True"),
         (lambda: RepetitionPenalty(0.0), r"`repetition_penalty` of.*repetition_penalty=0.0\. Use 1"),
-        (lambda: NoRepeatNGram(0), r"`size` of NoRepeatNGram.*size=0"),
-        (lambda: MinLength(-1), r"`length` of MinLength.*length=-1"),
-        (lambda: SuppressTokens([3, -1]), r"`token_ids` of SuppressTokens.*\[3, -1\]"),
-        (lambda: SuppressTokens(3), r"token_ids=3"),
-        (lambda: ForcedPrefix([1, 2]), r"`token_ids` of ForcedPrefix must have the shape.*\(2,\)"),
-        (lambda: ForcedPrefix([[1, 2]], [[2]]), r"`lengths` of ForcedPrefix must have the shape.*\(1, 1\)"),
-        (lambda: ForcedPrefix([[1.5]]), r"`token_ids` of ForcedPrefix must be integers.*1.5"),
-        (lambda: ForcedPrefix([[-1]]), r"`token_ids` of ForcedPrefix must be at least 0.*-1"),
+        (lambda: NoRepeatNGram(0), r"`no_repeat_ngram_size` of NoRepeatNGram.*no_repeat_ngram_size=0"),
+        (lambda: MinLength(-1), r"`min_length` of MinLength.*min_length=-1"),
+        (lambda: SuppressTokens([3, -1]), r"`suppress_tokens` of SuppressTokens.*\[3, -1\]"),
+        (lambda: SuppressTokens(3), r"suppress_tokens=3"),
+        (lambda: ForcedPrefix([1, 2]), r"`prefix_ids` of ForcedPrefix must have the shape.*\(2,\)"),
+        (lambda: ForcedPrefix([[1, 2]], [[2]]), r"`prefix_lengths` of ForcedPrefix must have the shape.*\(1, 1\)"),
+        (lambda: ForcedPrefix([[1.5]]), r"`prefix_ids` of ForcedPrefix must be integers.*1.5"),
+        (lambda: ForcedPrefix([[1, 2]], [3]), r"`prefix_lengths` of ForcedPrefix must be at most 2.*\[3\]"),
+        (lambda: ForcedPrefix([[1, 2]], [1, 1]), r"one for each of the 1 rows.*\[1, 1\]"),
+        (lambda: ForcedPrefix([[-1]]), r"`prefix_ids` of ForcedPrefix must be at least 0.*-1"),
     ],
 )
 def test_what_has_no_meaning_is_refused(make, message):
@@ -169,7 +182,7 @@ def test_what_has_no_meaning_is_refused(make, message):
 @pytest.mark.parametrize(
     "processor, message",
     [
-        (SuppressTokens([V]), rf"`token_ids` of SuppressTokens must be below {V}.*\({V},\)"),
+        (SuppressTokens([V]), rf"`suppress_tokens` of SuppressTokens must be below {V}.*\({V},\)"),
         (ForcedPrefix([[V], [0], [0]]), f"must be below {V}, the size of the vocabulary. Received: {V}"),
         (ForcedPrefix([[1], [2]]), "a row for each sentence. Received: 2 rows for 3 sentences"),
     ],

@@ -232,10 +232,14 @@ def test_what_is_no_transformer_is_refused(tmp_path):
         interop.to_ctranslate2(keras.Sequential(), tmp_path / "model")
 
 
-def test_weights_that_are_quantized_already_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["query", "token_embedding"])
+def test_weights_that_are_quantized_already_are_refused(tmp_path, name):
     model = models.Transformer(7, **SMALL)
-    model.decoder_blocks[0]._self_attention_layer.query_dense.quantize("int8")
-    with pytest.raises(ValueError, match="query quantized to int8"):
+    layer = model.token_embedding
+    if name == "query":
+        layer = model.decoder_blocks[0]._self_attention_layer.query_dense
+    layer.quantize("int8")
+    with pytest.raises(ValueError, match=f"{name} quantized to int8"):
         interop.to_ctranslate2(model, tmp_path / "model")
 
 

@@ -405,9 +405,10 @@ def test_arguments_without_a_meaning_are_refused(arguments, message):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((ids(T),), ValueError, r"integers of the shape \(batch, length\).*Received: dtype=int32, shape=\(7,\)"),
+        ((ids(T),), ValueError, r"the shape \(batch, length\).*Received: shape=\(7,\)"),
         ((np.zeros((2, 0), "int32"),), ValueError, r"at least one token in each row.*shape=\(2, 0\)"),
         ((np.ones((2, 3)),), ValueError, "dtype=float64"),
+        ((-ids(B, T),), ValueError, "`token_ids` must be ids of at least 0.*Received: -"),
         ((ids(B, T), np.ones((B, 4))), ValueError, r"the shape of `token_ids`, \(3, 7\). Received: shape=\(3, 4\)"),
         ((ids(2, 2), [[1, 0], [0, 0]]), ValueError, "Received: none in row 1"),
         ((ids(B, T), None, 7), ValueError, "Received: max_length=7 for a prompt of 7 tokens"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tiers import slow_but
 
+from keras_transformer import generation
 from keras_transformer.generation.buckets import bucket
 from keras_transformer.layers import PositionEmbedding
 from keras_transformer.models import Transformer
@@ -36,6 +37,7 @@ SEARCHES = {
         "max_length": 5,
         "limits": [5, 1, 3],
     },
+    "limits beyond all": {"limits": [100, 100, 3]},
 }
 
 
@@ -60,20 +62,25 @@ def test_padding_stays_within_a_table_of_positions():
 
 @on_tensorflow
 def test_few_shapes_serve_all(model, monkeypatch):
-    shapes, search = set(), model.search
+    """XLA compiles a graph once for each shape that it is called with."""
+    graphs, calls, compiled = [], set(), generation.compiled
 
-    def traced(ids, **keywords):
-        shapes.add(tuple(ids.shape))
-        return search(ids, **keywords)
+    def recorded(function, jit_compile=False):
+        graphs.append(function)
+        graph = compiled(function, jit_compile)
 
-    monkeypatch.setattr(model, "search", traced)
-    model._generate_functions.clear()
-    seen = []
-    for batch, length in [(3, 7), (5, 3), (4, 16), (3, 9), (4, 2)]:
-        found = model.generate(source(batch, length), max_length=4, jit_compile=True)
-        assert found.token_ids.shape == (batch, 4)
-        seen.append(len(shapes))
-    assert seen[-1] == seen[1], shapes  # one of (4, 16), one that is general, and nothing after it
+        def call(ids, tensors):
+            shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+            calls.add((len(graphs), tuple(ids.shape), *sorted(shapes.items())))
+            return graph(ids, tensors)
+
+        return call
+
+    monkeypatch.setattr(generation, "compiled", recorded)
+    for batch, length, max_length in [(3, 7, 4), (5, 3, 9), (4, 16, 9), (3, 9, 16), (4, 2, 7)]:
+        found = model.generate(source(batch, length), max_length=max_length, suppress_tokens=[3], jit_compile=True)
+        assert found.token_ids.shape == (batch, max_length)
+    assert calls == {(1, (4, 16), ("limits", (4,))), (1, (8, 16), ("limits", (8,)))}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +114,6 @@ def test_one_sentence_in_8_bits_is_searched_beside_an_empty_row(monkeypatch):
     model.quantize("int8", filters=lambda layer: isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense)))
     batches, search = [], model.search
     monkeypatch.setattr(model, "search", lambda ids, **kwargs: (batches.append(ids.shape[0]), search(ids, **kwargs))[1])
-    model._generate_functions.clear()
     found = model.generate(source(1, 7), max_length=6, jit_compile=True)
     assert batches == [2] and found.token_ids.shape == expected.token_ids.shape
     # Kernels and states are off by up to 1/254 of the largest value: some percent in all, far below another token's.

@@ -1,5 +1,6 @@
 """`generate` and `stream` with their keywords, on a model."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -121,11 +122,13 @@ def only(logits, context, when):
 @pytest.mark.skipif(on != "tensorflow", reason="tf.function")
 def test_a_stream_traces_nothing_once_lengths_have_varied():
     model = Transformer(V, num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4)
-    for length in (3, 5, 7, 11, 2):
+    next(model.stream(np.full((1, 3), 5)))
+    graphs = model._generate_functions(("stream", ()), None)
+    for length in (5, 7, 11, 2):
         next(model.stream(np.full((1, length), 5)))
         if length == 7:
-            before = [graph.experimental_get_tracing_count() for graph in model._generate_functions["stream"]]
-    after = [graph.experimental_get_tracing_count() for graph in model._generate_functions["stream"]]
+            before = [graph.experimental_get_tracing_count() for graph in graphs]
+    after = [graph.experimental_get_tracing_count() for graph in graphs]
     assert after == before
 
 
@@ -138,14 +141,78 @@ def test_a_stream_traces_nothing_once_lengths_have_varied():
         ({"num_beams": 2, "num_return_sequences": 3}, ValueError, "num_return_sequences=3, num_beams=2"),
         ({"do_sample": True, "seed": -1}, ValueError, "seed=-1"),
         ({"max_length": 0}, ValueError, "max_length=0"),
-        ({"prefix_ids": [[1], [2]]}, ValueError, "Received: 2 rows for 3 sentences"),
+        ({"prefix_ids": [[1], [2]]}, ValueError, r"`prefix_ids` must have one entry for each of the 3.*\(2, 1\)"),
+        ({"prefix_ids": [[1.5], [2], [3]]}, ValueError, "`prefix_ids` must be integers. Received: dtype=float64"),
+        ({"limits": [3, 2]}, ValueError, r"`limits` must have one entry for each of the 3 sentences.*\(2,\)"),
+        ({"limits": [[3], [2], [1]]}, ValueError, r"`limits` must have the shape \(batch,\).*\(3, 1\)"),
+        ({"limits": [3.0, np.nan, 2.0]}, ValueError, "`limits` must be integers. Received: dtype=float64"),
+        ({"end_token_id": [6, 19]}, ValueError, r"`end_token_id` must be one integer.*\[6, 19\]"),
+        ({"pad_token_id": 3.5}, ValueError, "`pad_token_id` must be one integer.*3.5"),
+        ({"num_beams": True}, ValueError, "num_beams=True"),
+        ({"processors": generation.MinLength(3)}, ValueError, r"`processors` must be a tuple.*MinLength\(min_length=3"),
         ({"prefix_ids": [[V], [2], [3]]}, ValueError, f"must be below {V}.*Received: {V}"),
         ({"suppress_tokens": [V]}, ValueError, f"must be below {V}"),
     ],
 )
 def test_generate_refuses_what_has_no_meaning(model, source, keywords, error, message):
-    with pytest.raises(error, match=message):
-        model.generate(source, **keywords)
+    for jit_compile in (False, True):
+        with pytest.raises(error, match=message):
+            model.generate(source, jit_compile=jit_compile, **keywords)
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ([[3, V]], f"`encoder_token_ids` must be ids of at least 0, below {V}.*Received: {V} among them"),
+        ([[3, -1]], "Received: -1 among them"),
+        ([[3.0, 4.0]], "`encoder_token_ids` must be integers. Received: dtype=float64"),
+        ([3, 4], r"the shape \(batch, length\).*\(2,\)"),
+    ],
+)
+def test_sources_that_are_none_are_refused(model, source, message):
+    for function in (model.generate, model.stream):
+        with pytest.raises(ValueError, match=message):
+            function(np.array(source))
+
+
+def test_other_processors_are_another_search(model, source):
+    for token in (5, 7):
+        prefix = generation.ForcedPrefix(np.full((B, 1), token))
+        found = model.generate(source, max_length=2, processors=(prefix,))
+        assert found.token_ids[:, 0].tolist() == [token] * B
+
+
+@dataclasses.dataclass(frozen=True)
+class Bias(generation.LogitsProcessor):
+    bias: np.ndarray  # which has no hash
+
+    def __call__(self, logits, context):
+        return logits + self.bias
+
+
+def test_a_processor_without_a_hash_is_itself_alone(model, source):
+    processors = [Bias(1e6 * np.eye(V, dtype="float32")[token]) for token in (5, 7, 5)]
+    found = [model.generate(source, max_length=1, processors=(p,)).token_ids[0, 0] for p in processors]
+    assert found == [5, 7, 5]
+    graphs = len(model._generate_functions)
+    model.generate(source, max_length=1, processors=(processors[0],))
+    assert len(model._generate_functions) == graphs
+
+
+def test_equal_settings_are_one_graph(source):
+    model = Transformer(V, num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4)
+    for penalty in (generation.AverageLength(1.0), generation.AverageLength(1), np.float32(0.5), 0.5):
+        model.generate(source, max_length=np.int64(2), num_beams=2, length_penalty=penalty, min_length=np.int64(1))
+    assert len(model._generate_functions) == 2
+
+
+def test_a_model_that_was_changed_is_searched_as_it_is_now(source):
+    model = Transformer(V, num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4)
+    model.generate(source, max_length=3)
+    model.target_token_embedding.enable_lora(2)
+    model.target_token_embedding.lora_embeddings_b.assign(np.ones((2, 4)))
+    found, expected = model.generate(source, max_length=3), by_hand(model, source, max_length=3)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
 def test_stream_refuses_more_than_a_sentence_and_keywords_that_it_does_not_have(model, source):
@@ -155,6 +222,8 @@ def test_stream_refuses_more_than_a_sentence_and_keywords_that_it_does_not_have(
         model.stream(source[:1], num_beams=3)
     with pytest.raises(ValueError, match="max_length=0"):
         model.stream(source[:1], max_length=0)
+    with pytest.raises(ValueError, match="temperature=0.5 without do_sample=True"):
+        model.stream(source[:1], temperature=0.5)
 
 
 def test_a_model_that_has_generated_is_saved(tmp_path, source):

@@ -96,14 +96,18 @@ def test_no_string_breaks_it_or_changes_its_neighbours_answers(load, signature, 
     texts = fuzz(count, seed=7)
     assert max(map(len, texts)) >= 100_000 and b"" in texts
     by_length = sorted(range(count), key=lambda i: len(texts[i]))  # half the batches as a server fills them
-    orders = [by_length[: count // 2], random.Random(2).sample(by_length[count // 2 :], count - count // 2)]
     translations, scores = [None] * count, np.full(count, np.nan)
-    for order in orders:
-        for start in range(0, len(order), 50):
-            rows = order[start : start + 50]
-            found = served([texts[i] for i in rows])
-            for i, translation, score in zip(rows, *found, strict=True):
-                translations[i], scores[i] = translation, score
+    for seed, size in ((2, 50), (5, 37)):  # twice, among others
+        mixed = random.Random(seed).sample(by_length[count // 2 :], count - count // 2)
+        for order in (by_length[: count // 2], mixed):
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                found = served([texts[i] for i in rows])
+                for i, translation, score in zip(rows, *found, strict=True):
+                    if translations[i] is None:
+                        translations[i], scores[i] = translation, score
+                    assert translation == translations[i], texts[i]
+                    np.testing.assert_allclose(score, scores[i], err_msg=repr(texts[i][:99]), **ROUNDING)
     assert np.isfinite(scores).all()
     for translation in translations:
         translation.decode()
