@@ -51,6 +51,15 @@ def test_a_compiled_search_finds_the_same(model, case):
         np.testing.assert_allclose(x, getattr(expected, name), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_samples_under_xla_are_of_the_distribution_that_is_left(model):
+    keywords = {"max_length": 5, "do_sample": True, "jit_compile": True}
+    one, same = (model.generate(source(3, 7), seed=3, temperature=2.0, **keywords).token_ids for _ in range(2))
+    np.testing.assert_array_equal(one, same)
+    greedy = model.generate(source(3, 7), max_length=5).token_ids
+    assert (one != greedy).any()
+    np.testing.assert_array_equal(model.generate(source(3, 7), top_k=1, **keywords).token_ids, greedy)
+
+
 def test_padding_stays_within_a_table_of_positions():
     keras.utils.set_random_seed(7)
     sizes = {"num_layers": 1, "num_heads": 3, "hidden_dim": 15, "intermediate_dim": 19}

@@ -192,13 +192,21 @@ def test_export_equals_python_in_a_fresh_process(tokenizer, tmp_path, num_beams)
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
+def asks_for_xla(signature):
+    graph = signature.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return any(x.attr["_XlaMustCompile"].b for x in [*nodes, *graph.library.function] if "_XlaMustCompile" in x.attr)
+
+
 @pytest.mark.slow
 def test_an_export_for_xla_equals_the_plain_graph(tokenizer, tmp_path):
     translator = make_translator(tokenizer, jit_compile=True, max_length=5, num_beams=2)
     texts = sentences(5, seed=2)
     said = translator.export(tmp_path / "model")
     loaded = tf.saved_model.load(str(tmp_path / "model"))
-    compiled, plain = (loaded.signatures[name](texts=tf.constant(texts)) for name in ("serving_default", "without_xla"))
+    signatures = [loaded.signatures[name] for name in ("serving_default", "without_xla")]
+    assert [asks_for_xla(signature) for signature in signatures] == [True, False]
+    compiled, plain = (signature(texts=tf.constant(texts)) for signature in signatures)
     assert "compiled by XLA" in said and "MB" in said
     assert compiled["translations"].numpy().tolist() == plain["translations"].numpy().tolist()
     np.testing.assert_allclose(compiled["scores"], plain["scores"], rtol=1e-5)
