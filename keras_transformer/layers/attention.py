@@ -16,6 +16,7 @@ from keras_transformer.layers.arguments import check_booleans, check_positive_in
 from keras_transformer.layers.attention_axes import AttentionAxes
 from keras_transformer.layers.attention_inputs import (
     check_cache,
+    check_cache_sizes,
     check_inputs,
     check_is_cache,
     check_same_dims,
@@ -97,8 +98,9 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
             `"position"`, and queries attend to all written so far (`S` is then the cache's length); or the value of
             `project_memory`: queries attend to that. In the latter case the batch of `query` may be `n` times that of
             the memory, `n` rows after each other sharing one row of it, as the beams of a sentence do.
-        segment_ids, key_segment_ids: `(B, T)`, `(B, S)` integers of packed rows: a query attends to keys of its own
-            segment. The second is by default the first.
+        segment_ids, key_segment_ids: `(B, T)`, `(B, S)` int32 of packed rows, each segment in one piece: a query
+            attends to keys of its own segment. The second is by default the first. Of inputs with more axes `B` is the
+            product of those that are not attended over.
         positions, key_positions: integers `(1, T)` or `(B, T)`, and of `S`. By default positions count from 0, within
             each segment if there are `segment_ids`, with a cache from its `"position"`. The second is by default the
             first where that is given. With a cache of `make_cache` it is those of all places of the cache, as where
@@ -291,6 +293,7 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         What they write at a position lies side by side, as `num_beams` keys: it stays there when beams change places,
         and `attention_mask` `(batch_size * num_beams, T, max_length * num_beams)` says which of it a beam sees.
         """
+        check_cache_sizes(batch_size, max_length, num_beams)
         shape = (batch_size, self.num_key_value_heads or self.num_heads, max_length * num_beams)
         return {
             "key": ops.zeros((*shape, self.key_dim), self.compute_dtype),
@@ -305,7 +308,9 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         """
         if not self.built:
             raise ValueError("The layer must be built before it can project: call it first. Received: built=False")
-        keys, values = self._project_source(value, value if key is None else key, positions)
+        key = value if key is None else key
+        check_inputs(self._axes, self._widths, value=value, key=key)
+        keys, values = self._project_source(value, key, positions)
         return {"key": ops.swapaxes(keys, 1, 2), "value": ops.swapaxes(values, 1, 2)}
 
     def _project_source(self, value, key, positions):
@@ -342,6 +347,7 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         key_positions=None,
     ):
         check_is_cache(cache)
+        check_booleans(return_attention_scores=return_attention_scores, use_causal_mask=use_causal_mask)
         self._check_call(query, value, key, cache, attention_mask, return_attention_scores, segment_ids)
         given = integers_of_places(
             places_of(self._axes, query),
@@ -456,7 +462,7 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         """`_attend` to keys and values that lie head by head, `written` of which are there (None: all)."""
         drops = bool(training) and self.dropout > 0
         position = self.position if hasattr(self.position, "scores") else None
-        is_long = key.shape[2] is None or key.shape[2] > BLOCK
+        is_long = (key.shape[2] is None or key.shape[2] > BLOCK) and key.shape[0] != 0
         if written is not None and is_long and not (drops or return_scores):
             return cached_attention(query, key, value, visibility, position, written), None
         bias = None
@@ -474,6 +480,8 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
 
     def _goes_by_blocks(self, query, key, visibility):
         """Whether to take the path without `T x S` numbers: where asked for, and where it is faster or saves much."""
+        if 0 in (*query.shape[:2], key.shape[1]):  # there is nothing to go through
+            return False
         if self.flash_attention is not None or None in (query.shape[1], key.shape[1]):
             return self.flash_attention
         return query.shape[1] * key.shape[1] >= (LONG if visibility.patterns else 4 * LONG)
@@ -492,7 +500,8 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
             check_inputs(self._axes, self._widths, query=query)
         if cache is None:
             return
-        check_cache(cache, query, self.num_key_value_heads or self.num_heads, self.key_dim, attention_mask)
+        heads = self.num_key_value_heads or self.num_heads
+        check_cache(cache, query, heads, self.key_dim, self.value_dim, attention_mask)
         if not self._axes.is_sequence:
             raise ValueError(
                 f"A `cache` is for sequences (batch, length, width). Received: a query of shape {tuple(query.shape)}"

@@ -3,6 +3,8 @@
 A mistake is named here, by argument, rather than by the backend and the product in which it comes to light.
 """
 
+import math
+
 import keras
 
 from keras_transformer.layers.attention_places import Places
@@ -46,16 +48,28 @@ def check_is_cache(cache):
         )
 
 
-def check_cache(cache, query, heads, width, attention_mask=None):
-    """`cache` against `query` `(B, T, D)` and the layer's heads of keys and their width."""
+def check_cache_sizes(batch_size, max_length, num_beams):
+    """Arguments of `make_cache`, of which tensors are taken as they are."""
+    for name, size, least in (
+        ("batch_size", batch_size, 0),
+        ("max_length", max_length, 1),
+        ("num_beams", num_beams, 1),
+    ):
+        if isinstance(size, int) and size < least:
+            raise ValueError(f"`{name}` must be at least {least}. Received: {name}={size}")
+
+
+def check_cache(cache, query, heads, width, value_width, attention_mask=None):
+    """`cache` against `query` `(B, T, D)` and the layer's heads of keys and values and their widths."""
     if is_placeholder(query):
         return
     batch, *of_keys, room, key_width = cache["key"].shape
     rows, length = query.shape[:2]
-    if [*of_keys, key_width] != [heads, width]:
+    if [*of_keys, key_width, cache["value"].shape[-1]] != [heads, width, value_width]:
         raise ValueError(
-            f"`cache` must hold {heads} heads of keys of width {width}, as a value of this layer's `make_cache` or "
-            f"`project_memory`. Received: keys of the shape {tuple(cache['key'].shape)}"
+            f"`cache` must hold {heads} heads of keys of width {width} and values of width {value_width}, as a value "
+            "of this layer's `make_cache` or `project_memory`. Received: keys of the shape "
+            f"{tuple(cache['key'].shape)}, values of the shape {tuple(cache['value'].shape)}"
         )
     are_known = isinstance(rows, int) and isinstance(batch, int) and batch > 0
     if are_known and rows % batch:
@@ -96,10 +110,8 @@ def _known(number):
 
 def places_of(axes, x):
     """Batch and length of `x`, None where they are not known."""
-    dims = tuple(x.shape[a] for a in (*axes.batch, *axes.attended))
-    if len(dims) == 2:
-        return dims
-    return None, axes.length(x.shape) if None not in dims else None
+    batch, attended = ([x.shape[a] for a in of] for of in (axes.batch, axes.attended))
+    return tuple(None if None in dims else math.prod(dims) for dims in (batch, attended))
 
 
 def integers_of_places(queries, sources, places):

@@ -7,7 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.layers.angles import sine_and_cosine
-from keras_transformer.layers.arguments import check_booleans, check_one_of, check_positive_numbers
+from keras_transformer.layers.arguments import (
+    check_booleans,
+    check_one_of,
+    check_positive_integers,
+    check_positive_numbers,
+)
 from keras_transformer.layers.positions import as_positions
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
@@ -89,7 +94,7 @@ class RotaryEmbedding(keras.layers.Layer):
     Call arguments:
         inputs: `(B, T, R)` or `(B, T, H, K)`, or with axes as given.
         start_index: the position of the first token, an integer or integer tensor.
-        positions: integers `(T,)` or `(B, T)` of at most 2,097,151, in place of those that follow `start_index`.
+        positions: integers `(T,)` or `(B, T)`, from -2,097,152 to 2,097,151, in place of those from `start_index` on.
 
     Returns:
         A tensor of the shape of `inputs`, in the compute dtype.
@@ -130,6 +135,14 @@ class RotaryEmbedding(keras.layers.Layer):
             max_wavelength=max_wavelength, scaling_factor=scaling_factor, beta_fast=beta_fast, beta_slow=beta_slow
         )
         check_booleans(truncate=truncate, interleaved=interleaved)
+        check_positive_integers(original_max_position_embeddings=original_max_position_embeddings)
+        optional = {"denominator_dim": denominator_dim, "dynamic_length": dynamic_length}
+        check_positive_integers(**{name: value for name, value in optional.items() if value is not None})
+        if rope_type == "yarn" and max_wavelength <= 1:
+            raise ValueError(
+                "`max_wavelength` must be above 1, so that wavelengths differ by channel. "
+                f"Received: max_wavelength={max_wavelength}"
+            )
         if rotary_dim is not None and (not isinstance(rotary_dim, int) or rotary_dim <= 0 or rotary_dim % 2):
             raise ValueError(f"`rotary_dim` must be a positive even number or None. Received: rotary_dim={rotary_dim}")
         super().__init__(**kwargs)

@@ -352,3 +352,13 @@ def test_projections_honour_lora_and_int8():
     layer.value_dense.quantize("int8")
     after = numpy(layer(x, x))
     assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()  # 8 bits of one of four products
+
+
+@pytest.mark.parametrize("shapes", [((2, 0, 8), (2, 5, 8)), ((2, 5, 8), (2, 0, 8)), ((0, 5, 8), (0, 5, 8))])
+@pytest.mark.parametrize("flash_attention", [None, True])
+def test_nothing_to_attend_with_or_to(shapes, flash_attention):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the backend's own kernels")
+    layer = MultiHeadAttention(2, 4, flash_attention=flash_attention)
+    found = ops.convert_to_numpy(layer(*(np.zeros(shape, "float32") for shape in shapes)))
+    np.testing.assert_array_equal(found, np.zeros(shapes[0]))

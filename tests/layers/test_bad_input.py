@@ -42,6 +42,11 @@ def attention(**kwargs):
     return layer
 
 
+def segments_of_axes(segment_ids):
+    layer = MultiHeadAttention(H, K, attention_axes=2)
+    return layer(zeros(B, 3, T, D), zeros(B, 3, T, D), segment_ids=segment_ids)
+
+
 def block(kind, *shapes):
     layer = kind(8, H)
     layer.build(*((None, None, width) for width in shapes))
@@ -72,6 +77,13 @@ CONSTRUCTORS = {  # the call, and the argument and its value in the message
     "learned: length": (lambda: PositionEmbedding(2.5), "`sequence_length`.*sequence_length=2.5"),
     "rotary: wavelength": (lambda: RotaryEmbedding("a"), "`max_wavelength`.*max_wavelength='a'"),
     "rotary: scaling": (lambda: RotaryEmbedding(scaling_factor=0), "`scaling_factor`.*scaling_factor=0"),
+    "rotary: original": (
+        lambda: RotaryEmbedding(original_max_position_embeddings=-5),
+        "original_max_position_embeddings=-5",
+    ),
+    "rotary: dynamic": (lambda: RotaryEmbedding(rope_type="dynamic", dynamic_length="a"), "dynamic_length=a"),
+    "rotary: denominator": (lambda: RotaryEmbedding(denominator_dim=0), "denominator_dim=0"),
+    "rotary: yarn": (lambda: RotaryEmbedding(1, rope_type="yarn"), "`max_wavelength` must be above 1.*=1"),
     "rotary: dim": (lambda: RotaryEmbedding(rotary_dim="4"), "`rotary_dim`.*rotary_dim=4"),
     "rotary: interleaved": (lambda: RotaryEmbedding(interleaved="x"), "interleaved='x'"),
     "linear: steepness": (lambda: AlibiBias(alibi_bias_max=-1), "`alibi_bias_max`.*alibi_bias_max=-1"),
@@ -135,6 +147,23 @@ ATTENTION = {  # what is called, and what the message says
         lambda: (lambda layer: layer(zeros(3, T, D), None, cache=layer.project_memory(zeros(B, S, D))))(attention()),
         r"multiple.*shape \(3, 5, 6\).*batch 2",
     ),
+    "a cache of other values": (
+        lambda: attend(cache=MultiHeadAttention(H, K, value_dim=5).make_cache(B, 9)),
+        r"values of width 4.*values of the shape \(2, 3, 9, 5\)",
+    ),
+    "a cache of a negative length": (lambda: attention().make_cache(B, -3), "`max_length` must be at least 1.*=-3"),
+    "a cache for no beams": (lambda: attention().make_cache(B, 9, 0), "`num_beams` must be at least 1.*=0"),
+    "a memory of rank 2": (lambda: attention().project_memory(zeros(S, D)), r"`value` must have rank 3.*\(7, 6\)"),
+    "a memory of another width": (lambda: attention().project_memory(zeros(B, S, 8)), r"the width 6.*\(2, 7, 8\)"),
+    "a memory of two lengths": (
+        lambda: attention().project_memory(zeros(B, S, D), zeros(B, T, D)),
+        r"must be equal.*\(2, 7\).*\(2, 5\)",
+    ),
+    "a word for a causal mask": (lambda: attend(use_causal_mask="no"), "`use_causal_mask`.*use_causal_mask='no'"),
+    "segments of one axis of two": (
+        lambda: segments_of_axes(ints(B, T)),
+        r"`segment_ids`.*\(6, 5\).*shape=\(2, 5\)",
+    ),
     "a memory before it is built": (
         lambda: MultiHeadAttention(H, K).project_memory(zeros(B, S, D)),
         "must be built.*built=False",
@@ -193,6 +222,11 @@ def test_blocks(name):
     call, message = BLOCKS[name]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         call()
+
+
+def test_segments_of_inputs_with_more_axes():
+    segment_ids = np.repeat([[1, 1, 2, 2, 2]], 6, axis=0).astype("int32")
+    assert segments_of_axes(segment_ids).shape == (B, 3, T, D)
 
 
 SCORES = {"linear": AlibiBias, "buckets": RelativePositionBias, "relative": lambda: RelativePositionEmbedding(3)}

@@ -5,11 +5,25 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_transformer.layers import AlibiBias, MultiHeadAttention, RotaryEmbedding
+from keras_transformer.layers import (
+    AlibiBias,
+    MultiHeadAttention,
+    PositionEmbedding,
+    RelativePositionBias,
+    RelativePositionEmbedding,
+    RotaryEmbedding,
+)
 from keras_transformer.layers.cached_attention import BLOCK
 
 B, H, K, D, N = 2, 4, 6, 10, 3
-POSITIONS = {"none": lambda: None, "rotary": RotaryEmbedding, "alibi": AlibiBias}
+POSITIONS = {
+    "none": lambda: None,
+    "rotary": RotaryEmbedding,
+    "alibi": AlibiBias,
+    "learned": lambda: PositionEmbedding(3 * BLOCK, initializer="normal"),
+    "buckets": lambda: RelativePositionBias(6, 5, embeddings_initializer="normal"),
+    "relative": lambda: RelativePositionEmbedding(2, embeddings_initializer="normal"),
+}
 # Sums of at most 150 products in float32, in another order.
 TOLERANCE = 1e-5
 
@@ -40,6 +54,12 @@ def test_a_long_cache_is_read_as_far_as_it_is_written(room, heads, position):
         output, cache = layer(x[:, start:end], x[:, start:end], use_causal_mask=True, cache=cache)
         found.append(numpy(output))
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=TOLERANCE)
+
+
+def test_a_batch_of_none_reads_nothing():
+    layer, x = attention(), np.zeros((0, 5, D), "float32")
+    output, cache = layer(x, x, use_causal_mask=True, cache=layer.make_cache(0, 2 * BLOCK))
+    assert output.shape == (0, 5, D) and int(cache["position"]) == 5
 
 
 def test_what_is_not_written_is_not_read():

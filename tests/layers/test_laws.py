@@ -459,11 +459,15 @@ def test_what_sees_nothing_is_zero_with_dropout(data, with_scores):
     layer = data.draw(seeing_attentions(dropout=0.1))()
     mask = data.draw(st.sampled_from(sorted(set(BLIND) - {"positions"})))
     query, value, rows = normal(B, T, D), normal(B, S, D), blind_rows(mask)
+    arguments = {"training": True, "return_attention_scores": with_scores, **BLIND[mask]}
 
     def loss(query, value):
-        return ops.sum(ops.square(ops.cast(layer(query, value, training=True, **BLIND[mask]), "float32")))
+        output, *_ = keras.tree.flatten(layer(query, value, **arguments))
+        return ops.sum(ops.square(ops.cast(output, "float32")))
 
-    output = layer(query, value, training=True, **BLIND[mask])
+    output, *scores = keras.tree.flatten(layer(query, value, **arguments))
+    for found in scores:
+        assert (np.moveaxis(numpy(found), 2, 1)[rows] == 0).all()
     bias = numpy(ops.cast(layer.output_dense.bias, layer.compute_dtype))
     np.testing.assert_array_equal(numpy(output)[rows], np.tile(bias, (rows.sum(), 1)))
     assert all(np.isfinite(gradient).all() for gradient in gradients(loss, query, value))

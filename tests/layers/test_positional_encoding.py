@@ -26,9 +26,9 @@ def test_values_are_those_of_float64_up_to_position_8191(dtype):
 @pytest.mark.parametrize("hidden_dim", [1, 2, 13, 128])
 @pytest.mark.parametrize("max_wavelength", [10000.0, 100.0])
 def test_positions_beyond_65536(hidden_dim, max_wavelength):
-    positions = np.array([65_535, 65_536, 65_537, 100_003, 1_000_003, 2_097_151])
+    positions = np.array([65_535, 65_536, 65_537, 1_000_003, 2_097_151, -1, -128, -100_003, -2_097_152])
     layer = PositionalEncoding(max_wavelength)
-    found = numpy(layer(np.zeros((1, 6, hidden_dim)), positions=positions))[0]
+    found = numpy(layer(np.zeros((1, 9, hidden_dim)), positions=positions))[0]
     # What the docstring of `sinusoids` promises.
     np.testing.assert_allclose(found, attention_numpy.sinusoids(positions, hidden_dim, max_wavelength), atol=1e-6)
 

@@ -74,8 +74,8 @@ def test_every_position_up_to_8191(max_wavelength):
 
 
 def test_positions_beyond_65536():
-    positions = np.array([65_535, 65_536, 100_003, 1_000_003, 2_097_151])
-    x = unit_pairs(1, 5, 3, WIDTH)
+    positions = np.array([65_535, 65_536, 100_003, 1_000_003, 2_097_151, -1, -129, -100_003, -2_097_152])
+    x = unit_pairs(1, 9, 3, WIDTH)
     expected = positions_numpy.rotary(numpy(x), positions[None], positions_numpy.rotary_frequencies(WIDTH))
     np.testing.assert_allclose(numpy(RotaryEmbedding().rotate(x, positions)), expected, atol=1e-6 + 2.0**-24)
 
@@ -87,7 +87,8 @@ def test_products_depend_on_distances_alone():
         return numpy(layer.rotate(query, np.array([i]))).ravel() @ numpy(layer.rotate(key, np.array([j]))).ravel()
 
     # Sums of 14 products below 4 in float32, each factor exact to 1e-6.
-    np.testing.assert_allclose([product(p + 3, p) for p in (0, 100, 8000, 500_000)], product(3, 0), atol=2e-5)
+    found = [product(p + 3, p) for p in (0, 100, 8000, 500_000, -1, -70_000)]
+    np.testing.assert_allclose(found, product(3, 0), atol=2e-5)
 
 
 HUB = [
