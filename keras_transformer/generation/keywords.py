@@ -181,6 +181,8 @@ def as_settings_and_tensors(
     given = {name: value for name, value in options.items() if value is not None}
     if not ops.is_tensor(given.get("seed", 0)):
         check_seed(given.get("seed", 0))
+    if "max_length" in given:
+        given["max_length"] = int(given["max_length"])
     for name in ("limits", "prefix_ids", "prefix_lengths"):
         if name in given:
             given[name] = check_rows(name, given[name], sentences)

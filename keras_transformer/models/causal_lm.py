@@ -345,6 +345,7 @@ class CausalLM(VocabularyEnd):
         options = {"max_length": max_length, "num_beams": num_beams, "length_penalty": length_penalty, **kwargs}
         token_ids, padding_mask = self._prompts(token_ids, padding_mask, max_length)
         settings, tensors = generation.as_settings_and_tensors(options, self.vocabulary_size, len(token_ids))
+        max_length = settings.get("max_length")
         if jit_compile and max_length is not None:  # one graph for lengths that are alike, as for batches and prompts
             settings["max_length"] = within_reach(bucket(max_length, SHORTEST, steps=2), self.position_embedding)
         search = self._generate_functions(

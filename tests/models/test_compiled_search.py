@@ -86,7 +86,7 @@ def test_few_shapes_serve_all(model, monkeypatch):
         return call
 
     monkeypatch.setattr(generation, "compiled", recorded)
-    for batch, length, max_length in [(3, 7, 4), (5, 3, 9), (4, 16, 9), (3, 9, 16), (4, 2, 7)]:
+    for batch, length, max_length in [(3, 7, 4), (5, 3, 9), (4, 16, 9), (3, 9, 16), (4, 2, np.int64(7))]:
         found = model.generate(source(batch, length), max_length=max_length, suppress_tokens=[3], jit_compile=True)
         assert found.token_ids.shape == (batch, max_length)
     assert calls == {(1, (4, 16), ("limits", (4,))), (1, (8, 16), ("limits", (8,)))}
