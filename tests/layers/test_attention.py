@@ -362,3 +362,16 @@ def test_nothing_to_attend_with_or_to(shapes, flash_attention):
     layer = MultiHeadAttention(2, 4, flash_attention=flash_attention)
     found = ops.convert_to_numpy(layer(*(np.zeros(shape, "float32") for shape in shapes)))
     np.testing.assert_array_equal(found, np.zeros(shapes[0]))
+
+
+def test_segments_of_inputs_with_more_axes_are_those_of_their_rows():
+    x = np.random.default_rng(3).normal(size=(2, 3, 5, 8)).astype("float32")
+    segment_ids = np.array([[1, 1, 2, 2, 2]] * 3 + [[1, 2, 2, 2, 2]] * 3, "int32")
+    layer, rows = MultiHeadAttention(2, 4, attention_axes=2), MultiHeadAttention(2, 4)
+    found = layer(x, x, segment_ids=segment_ids, use_causal_mask=True)
+    flat = x.reshape(6, 5, 8)
+    rows.build(flat.shape, flat.shape)
+    rows.set_weights(layer.get_weights())
+    expected = rows(flat, flat, segment_ids=segment_ids, use_causal_mask=True)
+    # the same products of 8 numbers, in another shape
+    np.testing.assert_allclose(ops.convert_to_numpy(found).reshape(6, 5, 8), ops.convert_to_numpy(expected), atol=1e-6)

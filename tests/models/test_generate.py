@@ -208,11 +208,12 @@ def test_equal_settings_are_one_graph(source):
 
 def test_a_model_that_was_changed_is_searched_as_it_is_now(source):
     model = Transformer(V, num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4)
-    model.generate(source, max_length=3)
+    before = model.generate(source, max_length=3)
     model.target_token_embedding.enable_lora(2)
     model.target_token_embedding.lora_embeddings_b.assign(np.ones((2, 4)))
     found, expected = model.generate(source, max_length=3), by_hand(model, source, max_length=3)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    assert np.abs(found.scores - before.scores).max() > 1e-3
 
 
 def test_stream_refuses_more_than_a_sentence_and_keywords_that_it_does_not_have(model, source):
