@@ -187,7 +187,7 @@ class Bias(generation.LogitsProcessor):
     bias: np.ndarray  # which has no hash
 
     def __call__(self, logits, context):
-        return logits + self.bias
+        return logits + ops.convert_to_tensor(self.bias)
 
 
 def test_a_processor_without_a_hash_is_itself_alone(model, source):
