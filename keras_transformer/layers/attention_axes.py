@@ -79,7 +79,9 @@ class AttentionAxes:
         if len(received) == 2 and len(self.attended) == 1:
             for axis in sorted({*range(1, len(dims))} - {*self.attended}):
                 mask = ops.expand_dims(mask, axis)
-        if len(mask.shape) != len(dims) or not axes_fit(mask.shape, dims):
+        fits = len(mask.shape) == len(dims) and axes_fit(mask.shape, dims)
+        # One row may stand for a batch, but one place for no sequence: a mask (B, 1) is the wrong mask.
+        if not fits or any(mask.shape[a] == 1 and dims[a] != 1 and isinstance(dims[a], int) for a in self.attended):
             raise ValueError(
                 f"`{argument}` must have the shape of its input without the last axis, {_text(dims)}. "
                 f"Received: shape={received}. Who attends to whom, (T, S), goes into `attention_mask`."

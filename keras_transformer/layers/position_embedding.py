@@ -84,6 +84,13 @@ class PositionEmbedding(keras.layers.Layer):
             self._check_reach(0, positions.shape[0])
         if not self.built:
             self.build(x.shape)
+        width = self.position_embeddings.shape[-1]
+        if x.shape[-1] != width:
+            raise ValueError(
+                f"`x` must have the width {width}, as the rows of this table have, to which they are added. "
+                f"Received: shape={tuple(x.shape)}. In attention it is added to queries and keys: "
+                "project these to one width, or hand in a part without a table."
+            )
         rows = ops.take(self.position_embeddings, positions, axis=0)
         wide = keras.backend.result_type(x.dtype, rows.dtype, "float32")
         return ops.cast(ops.cast(x, wide) + ops.cast(rows, wide), x.dtype)

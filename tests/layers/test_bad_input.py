@@ -122,6 +122,8 @@ ATTENTION = {  # what is called, and what the message says
     "padding as attention mask": (lambda: attend(attention_mask=true(B, S)), r"shape=\(2, 7\).*`value_mask`"),
     "value mask of T": (lambda: attend(value_mask=true(B, T)), r"`value_mask`.*\(2, 7\).*shape=\(2, 5\)"),
     "query mask of S": (lambda: attend(query_mask=true(B, S)), r"`query_mask`.*\(2, 5\).*shape=\(2, 7\)"),
+    "value mask of one place": (lambda: attend(value_mask=true(B, 1)), r"`value_mask`.*\(2, 7\).*shape=\(2, 1\)"),
+    "query mask of one place": (lambda: attend(query_mask=true(B, 1)), r"`query_mask`.*\(2, 5\).*shape=\(2, 1\)"),
     "value mask of rank 1": (lambda: attend(value_mask=true(S)), r"`value_mask`.*shape=\(7,\)"),
     "segments of S": (lambda: attend(segment_ids=ints(B, S)), r"`segment_ids`.*\(2, 5\).*shape=\(2, 7\)"),
     "segments of queries alone": (lambda: attend(segment_ids=ints(B, T)), "`key_segment_ids` is needed.*5.*7 keys"),
@@ -163,6 +165,10 @@ ATTENTION = {  # what is called, and what the message says
     "segments of one axis of two": (
         lambda: segments_of_axes(ints(B, T)),
         r"`segment_ids`.*\(6, 5\).*shape=\(2, 5\)",
+    ),
+    "a table for keys of another width": (
+        lambda: attend(value=(B, S, 8), layer=MultiHeadAttention(H, K, position=PositionEmbedding(9))),
+        r"`x` must have the width 6.*shape=\(2, 7, 8\).*queries and keys",
     ),
     "a memory before it is built": (
         lambda: MultiHeadAttention(H, K).project_memory(zeros(B, S, D)),
