@@ -28,6 +28,7 @@ from keras_transformer.layers import (
     SandwichNorm,
     StochasticDepth,
     attention,
+    cached_attention,
 )
 
 BACKEND = keras.backend.backend()
@@ -44,18 +45,27 @@ POSITIONS = {
         3, bidirectional=False, beyond="zero", per_head=True, embeddings_initializer="normal"
     ),
 }
-DTYPES = ["float32", "mixed_float16", "mixed_bfloat16", "float16"]
+DTYPES = ["float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16"]
+MEMORY = (5, 9)  # length and width of what a `DecoderBlock` attends to, where it does
 
 
 @pytest.fixture(autouse=True)
 def path(monkeypatch):
-    """Takes back what `choose_path` did."""
+    """Takes back what `choose_path` and `choose_block` did."""
     monkeypatch.setattr(attention, "LONG", attention.LONG)
+    for module in (attention, cached_attention):
+        monkeypatch.setattr(module, "BLOCK", module.BLOCK)
 
 
 def choose_path(is_long):
     """On TensorFlow all sequences from `LONG` on are attended to block by block: those of this example, or none."""
     attention.LONG = 1 if is_long else 1 << 40
+
+
+def choose_block(size):
+    """A cache of more than `size` places is read so many at a time."""
+    for module in (attention, cached_attention):
+        module.BLOCK = size
 
 
 each_position = pytest.mark.parametrize("position", POSITIONS)
@@ -104,8 +114,9 @@ def attentions(draw, position=None, dtypes=("float32",), dropout=0.0):
 
 @st.composite
 def blocks(draw, kind, position=None, dtypes=("float32",), dropout=0.0):
-    """A built block, without an encoder if it is a `DecoderBlock`, and its width."""
+    """A built block and its width; a `DecoderBlock` attends to a memory or not."""
     width, has_parts, gated = draw(st.integers(2, 11)), draw(st.booleans()), draw(sizes)
+    has_memory = kind is DecoderBlock and draw(st.booleans())
     position = draw(st.sampled_from(list(POSITIONS))) if position is None else position
     arguments = {
         "intermediate_dim": draw(sizes),
@@ -126,7 +137,7 @@ def blocks(draw, kind, position=None, dtypes=("float32",), dropout=0.0):
                 "feed_forward": GatedFeedForward(gated),
             }
         layer = kind(position=POSITIONS[position](), dropout=dropout, **arguments, **parts)
-        layer.build((None, None, width))
+        layer.build((None, None, width), *[(None, *MEMORY)] * has_memory)
         return randomised(layer), width
 
     return made
@@ -153,8 +164,21 @@ def self_attention(layer, x, mask, **kwargs):
     if isinstance(layer, MultiHeadAttention):
         return layer(x, x, value_mask=mask, **kwargs)
     if isinstance(layer, DecoderBlock):
+        if attends_to_memory(layer):
+            kwargs["encoder_padding_mask"] = padding(MEMORY[0], *[3] * x.shape[0])
+            if kwargs.get("cache") is None:
+                kwargs["encoder_sequence"] = memory_of(x.shape[0])
         return layer(x, decoder_padding_mask=mask, **kwargs)
     return layer(x, padding_mask=mask, **kwargs)
+
+
+def attends_to_memory(layer):
+    return isinstance(layer, DecoderBlock) and layer._cross_attention_layer is not None
+
+
+def memory_of(batch):
+    """The same for each row, so that a row is the same alone."""
+    return np.tile(normal(1, *MEMORY, seed=7), (batch, 1, 1))
 
 
 def states(layer):
@@ -255,6 +279,7 @@ def test_no_query_sees_what_comes_after_it_at_length(data):
 def check_mixes(position, dtype, kinds, jit):
     """Each mix of dropout, scores and padding, one size for all."""
     for kind, dropout, with_scores, padded in itertools.product(kinds, [0.0, 0.4], [False, True], [False, True]):
+        has_memory = padded and kind is DecoderBlock
         if dropout and jit and BACKEND == "jax":  # as above
             continue
         for is_long in [False, True] if BACKEND == "tensorflow" and not with_scores else [False]:
@@ -264,7 +289,7 @@ def check_mixes(position, dtype, kinds, jit):
                 layer.build((None, None, 6), (None, None, 6))
             else:
                 layer = kind(7, 2, dropout=dropout, key_dim=4, position=POSITIONS[position](), dtype=dtype)
-                layer.build((None, None, 6))
+                layer.build((None, None, 6), *[(None, *MEMORY)] * has_memory)
             mask = padding(5, 5, 2, 0) if padded else None
             gradient = check_causality_of(randomised(layer), (3, 5, 6), 3, mask, dropout > 0, with_scores, jit)
             assert np.abs(gradient[0, :3]).max() > 0
@@ -285,7 +310,7 @@ def test_no_query_sees_what_comes_after_it_in_any_mix(position, dtype):
 @each_dtype
 @each_position
 def test_no_query_sees_what_comes_after_it_in_any_mix_under_jit(position, dtype):
-    check_mixes(position, dtype, [MultiHeadAttention], jit=True)
+    check_mixes(position, dtype, [MultiHeadAttention, DecoderBlock], jit=True)
 
 
 # ---- padding, batch, order
@@ -337,29 +362,50 @@ def test_without_positions_order_is_carried_through(drawn, batch, data):
 # ---- decoding with a cache
 
 
+def by_name(results, is_block, with_scores):
+    """Output and scores of a call, in a dict, and the cache if there is one."""
+    output, *others = results if isinstance(results, tuple) else (results,)
+    scores = others.pop(0) if with_scores else {}
+    scores = scores if is_block or not with_scores else {"self": scores}
+    return {"output": numpy(output), **{name: numpy(x) for name, x in scores.items()}}, *others
+
+
 @each_position
 @examples(3)
 @given(st.data())
 def test_every_split_into_prefill_and_steps_gives_the_same(position, data):
+    check_split(data, position)
+
+
+@pytest.mark.slow
+@examples(100)
+@given(st.data())
+def test_every_split_into_prefill_and_steps_gives_the_same_at_length(data):
+    check_split(data, None)
+
+
+def check_split(data, position):
     layer, width = data.draw(causal_layers(position=position))()
-    is_block = isinstance(layer, DecoderBlock)
+    is_block, with_scores = isinstance(layer, DecoderBlock), data.draw(st.booleans())
     batch, length = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 8))
     room = data.draw(st.integers(0, 5))
+    choose_block(data.draw(st.sampled_from([2, 3, 64])))
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, length - 1)))))
-    x = normal(batch, length, width)
-    expected, scores = self_attention(layer, x, None, use_causal_mask=True, return_attention_scores=True)
-    cache, found, found_scores = layer.make_cache(batch, length + room), [], []
+    x, arguments = normal(batch, length, width), {"use_causal_mask": True, "return_attention_scores": with_scores}
+    expected, *_ = by_name(self_attention(layer, x, None, **arguments), is_block, with_scores)
+    cache = layer.make_cache(batch, length + room, *[memory_of(batch)] * attends_to_memory(layer))
+    parts = []
     for start, end in zip([0, *cuts], [*cuts, length]):
         if start < end:
-            output, score, cache = self_attention(
-                layer, x[:, start:end], None, use_causal_mask=True, return_attention_scores=True, cache=cache
-            )
-            found.append(numpy(output))
-            found_scores.append(numpy(score["self"] if is_block else score))
-    np.testing.assert_allclose(np.concatenate(found, 1), numpy(expected), atol=1e-5)
-    found_scores = np.concatenate(found_scores, 2)
-    np.testing.assert_allclose(found_scores[..., :length], numpy(scores["self"] if is_block else scores), atol=1e-5)
-    assert (found_scores[..., length:] == 0).all()
+            results = self_attention(layer, x[:, start:end], None, cache=cache, **arguments)
+            part, cache = by_name(results, is_block, with_scores)
+            parts.append(part)
+    found = {name: np.concatenate([part[name] for part in parts], 1 if name == "output" else 2) for name in expected}
+    if with_scores:
+        assert (found["self"][..., length:] == 0).all()
+        found["self"] = found["self"][..., :length]
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
 
 
 # ---- queries with nothing to attend to
