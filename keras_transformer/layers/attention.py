@@ -28,7 +28,7 @@ from keras_transformer.layers.cached_attention import BLOCK, cached_attention
 from keras_transformer.layers.dot_product import attend_by_heads, dot_product_attention, fused_attention
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.initializers import clone_initializer
-from keras_transformer.layers.masks import Visibility, causal
+from keras_transformer.layers.masks import Visibility, causal, keras_mask
 from keras_transformer.layers.parts import as_position_part, shared_config
 from keras_transformer.layers.projection import project
 from keras_transformer.layers.quantized import QuantizableLayer
@@ -89,7 +89,7 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         value: `(B, S, D)`; None with a cache made by `project_memory`.
         key: `(B, S, D)`; None means `value`.
         query_mask, value_mask, key_mask: `(B, T)`, `(B, S)`, `(B, S)`; True = real. By default those that Keras
-            carries along with the inputs.
+            carries along with the inputs; with a cache of `make_cache`, of which they say all places, the first alone.
         attention_mask: `(T, S)`, `(B, T, S)` or `(B, H, T, S)`; True (nonzero) = may attend. With `attention_axes`,
             Keras's shape: `(*batch axes, H, *T, *S)`, in which axes before `*T` may be missing.
         return_attention_scores: whether to return the weights `(B, H, T, S)` too.
@@ -355,6 +355,9 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
             Places(positions, key_positions, segment_ids, key_segment_ids),
         )
         is_written = cache is not None and "position" in cache
+        if is_written:  # a mask that Keras carries along is one of what is new: those of a cache are of all its places
+            value_mask = None if value_mask is keras_mask(value) else value_mask
+            key_mask = None if key_mask is keras_mask(key) else key_mask
         query_dims = ops.shape(query)[:-1]
         source_dims = ops.shape(value)[:-1] if cache is None else ops.shape(cache["key"])[:3:2]
         rows, batch = query_dims[0], source_dims[0]

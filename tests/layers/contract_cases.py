@@ -16,6 +16,7 @@ from keras import ops
 from keras_transformer import layers
 from keras_transformer.layers import patterns
 
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 B, T, S, H, G, D, E, F, K, V = 2, 5, 7, 6, 3, 11, 17, 19, 13, 23
 NOT_LAYERS = {
     "PostNorm": "a wiring, given to a block as `residual`",
@@ -115,11 +116,13 @@ def block_of_parts():
     }
 
 
-CACHE = {
-    "key": normal(B, H, T + 3, K) * (np.arange(T + 3) < 2).astype("float32")[:, None],
-    "value": normal(B, H, T + 3, K) * (np.arange(T + 3) < 2).astype("float32")[:, None],
-    "position": np.array(2, "int32"),
-}
+def cache(heads, width):
+    """Of `T + 3` places, of which 2 are written."""
+    is_written = (np.arange(T + 3) < 2).astype("float32")[:, None]
+    key, value = (normal(B, heads, T + 3, width, seed=seed) * is_written for seed in range(2))
+    return {"key": key, "value": value, "position": np.array(2, "int32")}
+
+
 SOURCES = {"query": normal(B, T, D), "value": normal(B, S, E), "key": normal(B, S, D, seed=1)}
 DECODED = {"decoder_sequence": normal(B, T, D), "encoder_sequence": normal(B, S, E)}
 
@@ -168,9 +171,22 @@ CASES = {
     "attention with a cache": Case(
         layers.MultiHeadAttention,
         lambda: {"num_heads": H, "key_dim": K, "position": layers.PositionEmbedding(17, initializer="normal")},
-        {"query": normal(B, T, D), "value": normal(B, T, D, seed=1), "cache": CACHE},
+        {"query": normal(B, T, D), "value": normal(B, T, D, seed=1), "cache": cache(H, K)},
         {"use_causal_mask": True, "return_attention_scores": True},
         {},
+    ),
+    "attention block by block": Case(
+        layers.MultiHeadAttention,
+        lambda: {
+            "num_heads": H,
+            "key_dim": K,
+            "flash_attention": ON_TENSORFLOW or None,  # elsewhere the kernels are a GPU's
+            "position": layers.RelativePositionBias(6, 5, embeddings_initializer="normal"),
+            "pattern": patterns.Prefix(2) | patterns.Strided(2),
+        },
+        {**SOURCES, "value_mask": padding(S, 4, 7), "attention_mask": drawn_mask(T, S)},
+        {"use_causal_mask": True},
+        {"key/bias": KEY_BIAS},
     ),
     "encoder block": Case(
         layers.EncoderBlock,
@@ -207,6 +223,17 @@ CASES = {
             "positions": PACKED_PLACES["query_positions"] + 3,
         },
         {"use_causal_mask": False},
+    ),
+    "decoder block with a cache": Case(
+        layers.DecoderBlock,
+        block_arguments,
+        {
+            "decoder_sequence": normal(B, T, D),
+            "cache": {"self": cache(G, 4)},
+            "positions": np.arange(T, dtype="int32") + np.array([[1], [2]], "int32"),
+            "key_positions": np.arange(T + 3, dtype="int32") - np.array([[1], [0]], "int32"),
+        },
+        {"return_attention_scores": True},
     ),
     "feed-forward": Case(
         layers.FeedForward,

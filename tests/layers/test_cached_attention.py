@@ -71,6 +71,21 @@ def test_what_is_not_written_is_not_read():
     np.testing.assert_array_equal(numpy(layer(x, x, use_causal_mask=True, cache=spoiled)[0]), expected)
 
 
+@pytest.mark.parametrize("room", [7, BLOCK + 1])
+def test_a_mask_that_keras_carries_is_none_of_a_cache(room):
+    """It is of the new places alone; who masks places of a cache says so of all of them."""
+    layer, x = attention(), normal(B, 5, D)
+    value = ops.convert_to_tensor(x)
+    value._keras_mask = ops.convert_to_tensor(np.tile(np.arange(5) < 3, (B, 1)))
+    cache = layer.make_cache(B, room)
+    expected, _ = layer(x, x, use_causal_mask=True, cache=cache)
+    found, _ = layer(x, value, use_causal_mask=True, cache=cache)
+    np.testing.assert_array_equal(numpy(found), numpy(expected))
+    is_seen = np.tile(np.arange(room) < 3, (B, 1))
+    masked, _ = layer(x, value, value_mask=is_seen, use_causal_mask=True, cache=cache)
+    assert np.abs(numpy(masked) - numpy(expected))[:, 3:].max() > 1e-2
+
+
 def test_a_query_that_sees_nothing_of_a_long_cache_has_a_sum_of_zero():
     layer, x = attention(use_bias=False), normal(B, 5, D)
     mask = np.ones((B, 2 * BLOCK), bool)

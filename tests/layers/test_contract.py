@@ -59,12 +59,9 @@ def test_every_argument_is_away_from_its_default(kind):
 
 
 def test_every_argument_of_a_call_is_away_from_its_default():
-    elsewhere = {  # in test_blocks.py, test_cached_attention.py, test_laws.py
-        "DecoderBlock": {"cache", "key_positions"},
-    }
     for kind in dict.fromkeys(case.layer for case in CASES.values()):
         defaults = {name: p.default for name, p in inspect.signature(kind.call).parameters.items()}
-        expected = set(defaults) - {"self", "training", "mask"} - elsewhere.get(kind.__name__, set())
+        expected = set(defaults) - {"self", "training", "mask"}
         cases = [{**case.inputs, **case.call} for case in CASES.values() if case.layer is kind]
         away = {n for case in cases for n, x in case.items() if isinstance(x, (np.ndarray, dict)) or x != defaults[n]}
         assert away == expected, kind
