@@ -98,9 +98,9 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
             `"position"`, and queries attend to all written so far (`S` is then the cache's length); or the value of
             `project_memory`: queries attend to that. In the latter case the batch of `query` may be `n` times that of
             the memory, `n` rows after each other sharing one row of it, as the beams of a sentence do.
-        segment_ids, key_segment_ids: `(B, T)`, `(B, S)` int32 of packed rows, each segment in one piece: a query
-            attends to keys of its own segment. The second is by default the first. Of inputs with more axes `B` is the
-            product of those that are not attended over.
+        segment_ids, key_segment_ids: `(B, T)`, `(B, S)` int32 of packed rows: a query attends to keys of its own
+            segment, a run of equal ids, or with `key_segment_ids` to keys of its id, each in one piece. Of inputs with
+            more axes `B` is the product of those that are not attended over.
         positions, key_positions: integers `(1, T)` or `(B, T)`, and of `S`. By default positions count from 0, within
             each segment if there are `segment_ids`, with a cache from its `"position"`. The second is by default the
             first where that is given. With a cache of `make_cache` it is those of all places of the cache, as where

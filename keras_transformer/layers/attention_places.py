@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_transformer.layers.packing import restarting_positions
+from keras_transformer.layers.packing import numbered_segments, restarting_positions
 from keras_transformer.layers.shared_memory import is_one
 
 
@@ -30,8 +30,9 @@ def completed(given, query_length, key_length, first=None, num_beams=1, are_need
     query, key, query_segments, key_segments = given
     if query_segments is not None:
         query = restarting_positions(query_segments) if query is None else query
-        if key_segments is None:
-            key_segments, key = query_segments, query if key is None else key
+        if key_segments is None:  # by its number, so that an id that comes again lets nobody see ahead
+            query_segments = key_segments = numbered_segments(query_segments)
+            key = query if key is None else key
         key = restarting_positions(key_segments) if key is None else key
     key = query if key is None else key
     if are_needed and query is None:

@@ -221,12 +221,17 @@ def check_causality(data, jit):
     cut = data.draw(st.integers(1, length - 1))
     mask = padding(length, *data.draw(st.lists(st.integers(0, length), min_size=batch, max_size=batch)))
     mask = data.draw(st.sampled_from([None, mask]))
-    check_causality_of(layer, (batch, length, width), cut, mask, dropout > 0, data.draw(st.booleans()), jit)
+    row_of_ids = st.lists(st.integers(0, 2), min_size=length, max_size=length)  # an id may come again
+    segments = data.draw(st.none() | st.lists(row_of_ids, min_size=batch, max_size=batch))
+    with_scores = data.draw(st.booleans())
+    check_causality_of(layer, (batch, length, width), cut, mask, dropout > 0, with_scores, jit, segments)
 
 
-def check_causality_of(layer, shape, cut, mask, training, with_scores, jit):
+def check_causality_of(layer, shape, cut, mask, training, with_scores, jit, segments=None):
     """What comes from `cut` on changes nothing before it, and no gradient of what comes before reaches it."""
     arguments = {"use_causal_mask": True, "training": training, "return_attention_scores": with_scores}
+    if segments is not None:
+        arguments["segment_ids"] = np.array(segments, "int32")
     x, other = normal(*shape), normal(*shape, seed=1)
     before = states(layer)
 
