@@ -89,6 +89,7 @@ def python(code, **environment):
     )
 
 
+@pytest.mark.integration
 def test_importing_is_cheap():
     done = python(
         "import sys, keras\n"  # which imports matplotlib itself where it is installed
@@ -103,6 +104,7 @@ def test_importing_is_cheap():
     assert done.stdout.splitlines() == ["[]", "[]", "set()"]
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_pytorch_needs_no_tensorflow():
     done = python(

@@ -177,6 +177,7 @@ def test_eager_graph_and_xla_agree(search, batch):
     assert_equal(eager, compiled(*(tf.constant(x) for x in arguments)))
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(on != "tensorflow", reason="tf.function")
 @each_search
 def test_one_graph_serves_all_batches_and_lengths(search):

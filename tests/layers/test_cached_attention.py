@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from tiers import slow_but_one_a_row
 
 from keras_transformer.layers import (
     AlibiBias,
@@ -43,10 +44,12 @@ def attention(**kwargs):
     return layer
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("heads", [H, 2])
-@pytest.mark.parametrize("room", [BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 37])
-def test_a_long_cache_is_read_as_far_as_it_is_written(room, heads, position):
+ROOMS = [(room, heads) for room in (BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 37) for heads in (H, 2)]
+
+
+@pytest.mark.parametrize("position, room_and_heads", slow_but_one_a_row(POSITIONS, ROOMS))
+def test_a_long_cache_is_read_as_far_as_it_is_written(position, room_and_heads):
+    room, heads = room_and_heads
     layer, x = attention(num_key_value_heads=heads, position=POSITIONS[position]()), normal(B, room, D)
     expected = numpy(layer(x, x, use_causal_mask=True))
     cache, found = layer.make_cache(B, room), []

@@ -74,6 +74,7 @@ def parts(rate):
     return SandwichNorm([LayerScale(0.5), StochasticDepth(rate)])
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="operations are read off TensorFlow's graph")
 @each
 def test_inference_runs_the_same_operations_with_dropout_and_without(name):

@@ -197,6 +197,7 @@ def test_equals_the_plain_path_with_scores_of_positions(name, part):
     assert_equal(run(linear_memory_attention, said, position, (RATE, SEED), query_block=4, key_block=5), expected)
 
 
+@pytest.mark.integration
 @compiled_modes
 @pytest.mark.parametrize("part", slow_but(["of the query"], PARTS))
 def test_equals_the_plain_path_when_compiled(part, mode):
@@ -225,6 +226,7 @@ def test_heads_that_share_keys_in_any_number(groups):
     assert_equal(run(linear_memory_attention, MASKS["key mask"][0], inputs=inputs, query_block=4), expected)
 
 
+@pytest.mark.integration
 @compiled_modes
 @pytest.mark.parametrize("name", ["attention", "attention, one query", "everything"])
 def test_batch_and_lengths_may_be_unknown(name, mode):

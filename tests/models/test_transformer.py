@@ -224,6 +224,7 @@ def test_greedy_search_is_an_argmax_loop(model, source):
     assert found.lengths.min() < T
 
 
+@pytest.mark.integration
 def test_beam_scores_are_those_of_teacher_forcing(model, source):
     found = search(model, source, max_length=T, num_beams=3, num_return_sequences=2, length_penalty=0.8)
     assert found.token_ids.shape == (3, 2, T) and found.scores.shape == found.lengths.shape == (3, 2)
@@ -239,6 +240,7 @@ def test_beam_scores_are_those_of_teacher_forcing(model, source):
             np.testing.assert_allclose(found.scores[row, beam], log_p / ((5 + length) / 6) ** 0.8, rtol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_sentence_is_translated_alone_as_in_a_batch(plain, source, num_beams):
     together = search(plain, source, num_beams=num_beams, max_length=3)
@@ -265,6 +267,7 @@ def test_a_width_above_the_vocabulary_is_exhaustive(source):
         assert hypotheses == {(4,), *((a, b) for a in range(4) for b in range(5))}  # all 21 there are
 
 
+@pytest.mark.integration
 def test_generate_is_search_and_follows_new_weights(source):
     model = transformer(num_layers=1)
     results = []
@@ -279,6 +282,7 @@ def test_generate_is_search_and_follows_new_weights(source):
     assert (results[0] != results[1]).any()
 
 
+@pytest.mark.integration
 def test_a_table_of_positions_ends_a_sentence_and_refuses_what_is_longer():
     model = transformer(encoder_position=PositionEmbedding(S), decoder_position=PositionEmbedding(T))
     found = model.generate(ids(B, S), suppress_tokens=(model.end_token_id,))
@@ -303,6 +307,7 @@ def test_a_source_of_one_token_is_a_source(plain):
 # --- A Keras model ---
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("shape, num_beams", [((0, S), 3), ((0, 0), 1), ((2, 0), 3)])
 def test_no_sources_and_sources_without_a_token(plain, shape, num_beams):
     found = plain.generate(np.zeros(shape, "int32"), max_length=T, num_beams=num_beams)
@@ -342,6 +347,7 @@ def test_a_saved_model_loads_and_predicts_the_same(model, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
+@pytest.mark.integration
 def test_without_a_maximum_a_sentence_may_grow_by_50_and_the_model_is_saved_after_it(tmp_path, source):
     model = transformer(num_layers=1)
     found = model.generate(source, end_token_id=-1)
@@ -428,6 +434,7 @@ def test_fit_evaluate_and_predict_with_keras_callbacks(tmp_path):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras makes the optimizer's state first")
 def test_the_step_of_training_is_traced_once():
     model, traces = transformer(num_layers=1), []

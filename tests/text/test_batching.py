@@ -37,6 +37,7 @@ def numbers(batches):
     return [int(row[0]) for inputs, _, _ in batches for row in inputs["encoder_token_ids"] if row[0]]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "shuffle, pool_size, lengths, pad_token_id",
     [
@@ -88,6 +89,7 @@ def test_static_shapes():
     assert set(one[0]) == {"encoder_token_ids", "decoder_token_ids"}
 
 
+@pytest.mark.integration
 def test_order_is_a_function_of_seed_and_epoch():
     def epoch(seed, number):
         return numbers(batch_by_tokens(examples(), 31, [7, 13], seed=seed, initial_epoch=number))
@@ -110,6 +112,7 @@ def test_no_shuffle_sorts_and_keeps_the_order_of_the_equally_long():
     assert found == [int(example[0]["encoder_token_ids"][0]) for example in expected]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("lengths, seed", [([13], 0), ([3, 7, 13], 1), (list(range(2, 14)), 2)])
 def test_batches_are_counted_beforehand(lengths, seed):
     dataset = examples(seed=seed)

@@ -64,6 +64,7 @@ def expected(dataset):
     ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "count, pool_size, packers_of, shuffle, pad_token_id",
     [
@@ -114,6 +115,7 @@ def test_the_fullest_row_is_closed_when_none_has_room(monkeypatch):
     assert inputs["encoder_token_ids"].numpy().tolist() == [[1, 1, 1, 1, 4, 4], [2, 2, 2, 2, 2, 0], [3, 3, 3, 5, 0, 0]]
 
 
+@pytest.mark.integration
 def test_order_is_a_function_of_seed_and_epoch():
     def epoch(seed, number):
         return unpacked(packed(examples(), seed=seed, initial_epoch=number))
@@ -128,6 +130,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert rest and rest == epochs[1][-len(rest) :]
 
 
+@pytest.mark.integration
 def test_static_shapes_and_endless_data():
     endless = packed(examples(7).repeat(), pool_size=20)
     inputs, labels, weights = endless.element_spec

@@ -86,6 +86,7 @@ def labelled(seed):
     return [(tuple(words), tuple(draw.choice(LABELS, len(words)))) for words in rows]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("label_on", ["first", "all"])
 def test_each_word_counts_once_with_its_label(tokenizer, label_on):
     sentences = labelled(4)
@@ -116,6 +117,7 @@ def test_features_are_one_piece_a_word():
         assert inputs["token_ids"].shape == (*labels.shape, 8)
 
 
+@pytest.mark.integration
 def test_labels_that_are_not_known_or_not_there_are_errors(tokenizer):
     broken = tf.data.Dataset.from_tensors((tf.constant(["a", "b"]), tf.constant(["X", "Q"])))
     with pytest.raises(tf.errors.InvalidArgumentError, match="received the label"):

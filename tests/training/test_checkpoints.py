@@ -10,6 +10,8 @@ from tiers import slow_but
 from keras_transformer.layers import Dropout
 from keras_transformer.training import Checkpoints, Place, complete_or_absent
 
+pytestmark = pytest.mark.integration
+
 N, WIDTH, UNITS, BATCH = 15, 5, 7, 3
 
 
