@@ -124,12 +124,11 @@ def keras_blocks(args, ours, mode):
 
     if mode != "eager":
         train, infer = (tf.function(f, jit_compile=mode == "xla") for f in (train, infer))
-    jobs = {
+    return {
         "forward": lambda: infer(inputs).numpy(),
         "training": lambda: train().numpy(),
         "small": lambda: [infer(small).numpy() for _ in range(SMALL_CALLS)],
     }
-    return {"small": jobs["small"]} if mode == "eager" else jobs
 
 
 def torch_blocks(args, compiled):
