@@ -24,7 +24,7 @@ class DecoderBlock(Block):
         decoder_sequence: `(B, T, D)`.
         encoder_sequence: `(B, S, E)`; None in a decoder-only model, or with a cache.
         decoder_padding_mask, encoder_padding_mask: `(B, T)`, `(B, S)`; True = real. By default the masks that
-            Keras carries along with the sequences.
+            Keras carries along with the sequences. With a cache the first is of all its places, and None by default.
         decoder_attention_mask, encoder_attention_mask: as `attention_mask` of `MultiHeadAttention`, for
             self-attention and for attention to the encoder.
         use_causal_mask: whether a position attends only to itself and those before it.
