@@ -34,6 +34,8 @@ from keras_transformer.generation import (
     greedy_search,
 )
 
+pytestmark = pytest.mark.integration
+
 END = 1
 PREFIXES, PREFIX_LENGTHS = np.array([[2, 3, 0], [0, 0, 2], [3, END, 0]]), np.array([2, 0, 3])
 CASES = {

@@ -147,6 +147,7 @@ def assert_compiled_equals_eager(name, jit_compile):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max(initial=0)))
 
 
+@pytest.mark.integration
 @on_tensorflow
 @each
 def test_a_graph_equals_eager(name):

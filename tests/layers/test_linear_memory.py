@@ -190,6 +190,7 @@ def test_equals_the_formula_in_numpy(name, drops):
         assert_equal(found, expected)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name, part", slow_but_one_a_row(MASKS, PARTS))
 def test_equals_the_plain_path_with_scores_of_positions(name, part):
     said, position = MASKS[name][0], make(part)

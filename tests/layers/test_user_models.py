@@ -186,7 +186,7 @@ def masked():
 
 
 MODELS = [
-    (functional, "mixed_bfloat16"),
+    pytest.param((functional, "mixed_bfloat16"), marks=pytest.mark.slow),
     (masked, "mixed_float16"),
     pytest.param((masked, "float32"), marks=pytest.mark.slow),
     pytest.param((functional, "mixed_float16"), marks=pytest.mark.slow),

@@ -115,6 +115,7 @@ def test_kernels_of_a_compiled_search_are_those_of_now():
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_one_sentence_in_8_bits_is_searched_beside_an_empty_row(monkeypatch):
     keras.utils.set_random_seed(8)

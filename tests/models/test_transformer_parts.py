@@ -9,6 +9,8 @@ from keras_transformer.layers import PositionalEncoding, PositionEmbedding, Rela
 from keras_transformer.models import Transformer
 from keras_transformer.training import LinearCrossEntropy, SmoothedCrossEntropy
 
+pytestmark = pytest.mark.integration
+
 B, T, S, V = 2, 5, 7, 23
 SIZES = {"num_layers": 1, "num_heads": 3, "hidden_dim": 18, "intermediate_dim": 19, "dropout": 0.0}
 

@@ -30,6 +30,7 @@ def test_source_ends_and_target_is_raw(tokenizer):
     ]
 
 
+@pytest.mark.integration
 # A text of n letters has n + 1 tokens (the first is the word boundary) and one special token.
 @pytest.mark.parametrize(
     ("pair", "kept"),

@@ -8,6 +8,8 @@ from keras import ops
 from keras_transformer.models import Transformer
 from keras_transformer.training import LinearCrossEntropy, SkippedUpdates, TerminateOnNaN
 
+pytestmark = pytest.mark.integration
+
 ROWS, BATCH, BROKEN = 14, 2, 9  # the row 9 is in step 5 of 7
 
 
