@@ -1,4 +1,4 @@
-"""One layer of attention on a GPU: this library and Keras on JAX, PyTorch's kernel, and the products alone, in turns.
+"""One layer of attention on a GPU: this library and Keras on JAX, and PyTorch's kernel, in turns.
 
     python benchmarks/gpu_attention.py
 
@@ -12,7 +12,8 @@ torch           four products and `scaled_dot_product_attention`, which has Flas
 Operations are those of the four projections and of the scores and sums that causality leaves; a step has three times as
 many. The peak is the speed of large products in bfloat16, measured in the same process. Memory is what JAX's compiler
 sets aside for temporaries and PyTorch's allocator took above its inputs, not the same thing: compare it within a
-framework. Without a GPU sizes are small: to see that the command works.
+framework. A contender that cannot do a job, as for want of memory, is left out and named. Without a GPU sizes are
+small: to see that the command works.
 
 Printed, and written as JSON: medians over the rounds.
 """
@@ -58,7 +59,7 @@ def operations(batch, length, heads):
     return batch * (4 * 2 * length * width**2 + 2 * 2 * width * length * (length + 1) // 2)
 
 
-# Contenders: each returns its two jobs, which give NumPy-able results, and the memory that these take
+# Contenders: each returns its two jobs and the memory that these take
 
 
 def of_keras(layer, weights, x, upstream):
@@ -141,6 +142,17 @@ def made(batch, length, heads):
     }
 
 
+def works(name, jobs):
+    """Whether a contender can do its jobs; says so if not."""
+    try:
+        for job in jobs.values():
+            job()
+    except RuntimeError as error:  # of which JAX's and PyTorch's errors of memory are kinds
+        print(f"{name} is left out: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
 def as_numpy(x):
     return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, "float32")
 
@@ -149,7 +161,7 @@ def farthest(contenders):
     """The greatest difference of a contender's output from ours, in parts of the largest number in it."""
     outputs = {name: as_numpy(jobs["forward"]()) for name, (jobs, _) in contenders.items()}
     ours = outputs.pop("ours")
-    return max(np.abs(ours - other).max() for other in outputs.values()) / np.abs(ours).max()
+    return max((np.abs(ours - other).max() for other in outputs.values()), default=0.0) / np.abs(ours).max()
 
 
 def main():
@@ -161,18 +173,21 @@ def main():
     record = {"device": device, "versions": versions, "peak": peak, "rounds": args.rounds, "results": []}
     for shape in args.shapes:
         batch, length = map(int, shape.split("x"))
-        contenders = made(batch, length, args.heads)
+        contenders = {
+            name: (jobs, memory)
+            for name, (jobs, memory) in made(batch, length, args.heads).items()
+            if name == "ours" or works(name, jobs)
+        }
         difference = farthest(contenders)
         print(f"\n{shape}, {args.heads} heads of 64; outputs differ by at most {difference:.1e} of the largest")
         print(f"{'':16}{'ms':>10}{'TFLOP/s':>10}{'of the peak':>13}{'to ours':>9}{'MB':>9}")
         for job in ("forward", "step"):
             times = {name: [] for name in contenders}
-            for number in range(args.rounds + 1):
+            for _ in range(args.rounds):
                 for name, (jobs, _) in contenders.items():
                     began = time.perf_counter()
                     jobs[job]()
-                    if number:  # the first warms up
-                        times[name].append(time.perf_counter() - began)
+                    times[name].append(time.perf_counter() - began)
             for name, seconds in times.items():
                 middle, memory = statistics.median(seconds), contenders[name][1][job]
                 speed = (3 if job == "step" else 1) * operations(batch, length, args.heads) / middle
