@@ -89,7 +89,8 @@ class MultiHeadAttention(Rematerialized, QuantizableLayer):
         value: `(B, S, D)`; None with a cache made by `project_memory`.
         key: `(B, S, D)`; None means `value`.
         query_mask, value_mask, key_mask: `(B, T)`, `(B, S)`, `(B, S)`; True = real. By default those that Keras
-            carries along with the inputs; with a cache of `make_cache`, of which they say all places, the first alone.
+            carries along with the inputs. With a cache of `make_cache` the last two are of all its places, by default
+            None: a mask that Keras carries along is of the new ones.
         attention_mask: `(T, S)`, `(B, T, S)` or `(B, H, T, S)`; True (nonzero) = may attend. With `attention_axes`,
             Keras's shape: `(*batch axes, H, *T, *S)`, in which axes before `*T` may be missing.
         return_attention_scores: whether to return the weights `(B, H, T, S)` too.

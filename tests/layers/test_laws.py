@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from autodiff import gradients, weight_gradients
-from contract_cases import padding, randomised
+from contract_cases import normal, padding, randomised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -149,10 +149,6 @@ def causal_layers(**kwargs):
 
 def any_layers(**kwargs):
     return causal_layers(**kwargs) | blocks(EncoderBlock, **kwargs)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).normal(size=shape).astype("float32")
 
 
 def numpy(x):

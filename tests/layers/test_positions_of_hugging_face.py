@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+from contract_cases import normal
 from keras import ops
 
 from keras_transformer.layers import AlibiBias, MultiHeadAttention, PositionalEncoding, RotaryEmbedding
@@ -36,10 +37,6 @@ ROPE = {  # what the layer is told, and what the config of Llama says
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL},
     ),
 }
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).normal(size=shape).astype("float32")
 
 
 def numpy(x):
